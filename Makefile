@@ -1,0 +1,55 @@
+# Everything a person does here. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+WORKERS ?= 2
+SEEDS ?= 1000
+
+help: ## this list
+	@grep -hE '^[a-z][a-z-]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+setup: ## .venv with the pinned packages, and the system packages of the tests
+	@scripts/setup.sh dev
+	@scripts/install-system-packages.sh
+
+demo: ## the main job on real documents while providers and the site itself are killed
+	@scripts/setup.sh run
+	$(BIN)/outlast demo
+
+check: setup ## formatting, lint, types, import rule, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -n $(WORKERS) -q -m "not slow"
+
+test: setup ## all tests, against real servers
+	$(BIN)/pytest -n $(WORKERS) -q
+
+lint: setup ## check without the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+simulate: ## many seeded simulations of the core: make simulate SEEDS=10000
+	@scripts/setup.sh dev
+	OUTLAST_SEEDS=$(SEEDS) $(BIN)/pytest -n $(WORKERS) -q tests/simulation
+
+bench: ## measure against peers, side by side; writes docs/explain/performance.md
+	@scripts/setup.sh bench
+	$(BIN)/python bench/run.py
+
+format: setup ## put the code in its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## pin the dependencies again, with hashes; UPGRADE=1 takes newer ones
+	@scripts/setup.sh dev
+	scripts/lock.sh
+
+clean: ## remove what was made here, the environment too
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-data
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup demo check test lint simulate bench format lock clean
