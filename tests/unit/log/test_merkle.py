@@ -119,7 +119,11 @@ def test_any_change_to_an_inclusion_proof_fails(data: st.DataObject) -> None:
     with pytest.raises(Corrupt):
         merkle.verify_inclusion(parts[0], index, size, parts[2:], parts[1])
     leaf, root = LEAVES[index], mth(LEAVES[:size])
-    for wrong in ([*proof, LEAVES[0]], proof[:-1] or [LEAVES[1]], [b"short", *proof[1:]]):
+    for wrong in (
+        [*proof, LEAVES[0]],
+        proof[:-1] if proof else [LEAVES[1]],
+        [b"short", *proof[1:]],
+    ):
         with pytest.raises(Corrupt):
             merkle.verify_inclusion(leaf, index, size, wrong, root)
     other = data.draw(st.integers(0, size - 1))
@@ -144,7 +148,7 @@ def test_any_change_to_a_consistency_proof_fails(data: st.DataObject) -> None:
     parts[which] = (int.from_bytes(parts[which], "big") ^ (1 << bit)).to_bytes(32, "big")
     with pytest.raises(Corrupt):
         merkle.verify_consistency(old, parts[0], new, parts[1], parts[2:])
-    for wrong in ([*proof, LEAVES[0]], proof[:-1] or [LEAVES[1]]):
+    for wrong in ([*proof, LEAVES[0]], proof[:-1] if proof else [LEAVES[1]]):
         with pytest.raises(Corrupt):
             merkle.verify_consistency(old, mth(LEAVES[:old]), new, mth(LEAVES[:new]), wrong)
 
