@@ -15,6 +15,9 @@ from collections.abc import Callable
 
 from outlast.core.clock import Clock
 
+Random = random.Random
+"""A source of jitter, passed to whoever needs one."""
+
 
 class Ids:
     """Mints UUIDv7 text; strictly increasing within one instance, also within a millisecond.
@@ -53,6 +56,6 @@ def token(prefix: str) -> str:
     return f"{prefix}_{secrets.token_urlsafe(32)}"
 
 
-def system_random() -> random.Random:
+def system_random() -> Random:
     """A random source for jitter and tie-breaking, seeded by the operating system; not for secrets."""
-    return random.Random(os.urandom(16))  # noqa: S311 - jitter only
+    return Random(os.urandom(16))  # noqa: S311 - jitter only

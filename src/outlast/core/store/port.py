@@ -56,11 +56,13 @@ class IdempotencyRow(msgspec.Struct, frozen=True):
 
 
 class JobRow(msgspec.Struct, frozen=True):
-    """Durable work. ``lease`` grows at every claim and fences whoever held the job before."""
+    """Durable work. ``lease`` grows at every claim and fences whoever held the job before. ``stream``
+    (``kind/id``) is whose event made it, at log index ``cause``."""
 
     id: int
     tenant: str
     kind: str
+    stream: str
     payload: bytes
     state: JobState
     run_at_ms: int

@@ -1,0 +1,126 @@
+"""Takes the log from the store to the world: tiles first, then the signed checkpoint that speaks for them.
+
+A loop of its own, so that no slow disk or archive stands in a commit's way. Every CADENCE_S with something new it
+reads the entries since the last checkpoint, lets the archive write their tiles, compares the root that the
+archive computed from those bytes with the root that the commits computed, and only then signs. A difference is
+Corrupt: nothing is signed again until a person has looked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from outlast.core.clock import Clock
+from outlast.core.errors import Corrupt, Unavailable
+from outlast.core.log.merkle import CompactRange
+from outlast.core.store.port import Store
+
+log = logging.getLogger("outlast.log")
+
+CADENCE_S = 0.1
+"""At most one checkpoint in this time: ML-DSA costs 0.8 ms, a file system sync more."""
+READ_BATCH = 8_192
+"""Entries read from the store at once: bounds memory when catching up."""
+RETRY_S = 1.0
+"""Pause after the archive could not be written."""
+
+
+class Archive(Protocol):
+    """Where tiles and checkpoints go (`outlast.core.log.archive.TileArchive`)."""
+
+    @property
+    def size(self) -> int:
+        """How many entries the archive has tiles for."""
+        ...
+
+    def append(self, entries: list[bytes]) -> bytes:
+        """Write the tiles of the next entries; returns the root of the tree with them."""
+        ...
+
+    def publish(self, size: int, root: bytes) -> None:
+        """Sign and make visible the checkpoint; its tiles are there."""
+        ...
+
+
+class Publisher:
+    """Publishes one site's log. ``published`` is the size of the newest visible checkpoint."""
+
+    def __init__(self, store: Store, archive: Archive, clock: Clock) -> None:
+        self._store = store
+        self._archive = archive
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._moved = asyncio.Condition()
+        self.published = 0
+        self.lag_s = 0.0
+        self.failure: Corrupt | None = None
+        self.on_publish: Callable[[int], Awaitable[None]] | None = None
+
+    def wake(self) -> None:
+        """There are new entries."""
+        self._wake.set()
+
+    async def wait_for(self, index: int, timeout_s: float) -> bool:
+        """Whether the entry at ``index`` is under a published checkpoint within ``timeout_s`` seconds."""
+        try:
+            async with asyncio.timeout(timeout_s), self._moved:
+                await self._moved.wait_for(lambda: self.published > index)
+        except TimeoutError:
+            pass
+        return self.published > index
+
+    async def run(self) -> None:
+        """Publish until cancelled. A fork or a damaged tile stops publishing and is kept in ``failure``."""
+        while True:
+            started = self._clock.monotonic_s()
+            try:
+                await self.publish_once()
+            except Corrupt as error:
+                self.failure = error
+                log.critical(
+                    "the log will not be signed again until this is looked into: %s", error
+                )
+                return
+            except (Unavailable, OSError) as error:
+                log.warning("tiles not written, will try again: %s", error)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.lag_s = self._clock.monotonic_s() - started
+            await asyncio.sleep(max(0.0, CADENCE_S - self.lag_s))
+            await self._wake.wait()
+
+    async def publish_once(self) -> int:
+        """Bring archive and checkpoint up to the store's head; returns the published size."""
+        self._wake.clear()
+        head = await self._store.head()
+        if head.size < self._archive.size:
+            raise Corrupt(
+                "log-fork",
+                f"the archive has {self._archive.size} entries, the store only {head.size}",
+                hint="The store was restored from a backup older than the log. See docs/howto/restore.md.",
+                scope="log",
+            )
+        root: bytes | None = None
+        while self._archive.size < head.size:
+            start = self._archive.size
+            entries = await self._store.entries(start, min(READ_BATCH, head.size - start))
+            root = await asyncio.to_thread(self._archive.append, entries)
+        tree = CompactRange.decode(head.edge)
+        if root is not None and root != tree.root():
+            raise Corrupt(
+                "log-root-mismatch",
+                f"at {head.size} entries, tiles and commits disagree on the root",
+                hint="Run `outlast log fsck`.",
+                scope="log",
+            )
+        if head.size > self.published:
+            await asyncio.to_thread(self._archive.publish, head.size, tree.root())
+            async with self._moved:
+                self.published = head.size
+                self._moved.notify_all()
+            if self.on_publish is not None:
+                await self.on_publish(head.size)
+        return self.published

@@ -1,0 +1,454 @@
+"""The store on one machine: SQLite through APSW, write-ahead log, every commit synced.
+
+One thread owns the only writing connection; reads go through a second one. ``synchronous=FULL`` and WAL are set
+and read back at start: a site that cannot have them does not start. The write-ahead log is copied into the
+database by a third connection on its own thread, so that a checkpoint does not stand in a commit's way.
+
+If the power goes: a transaction whose COMMIT had returned is in the synced WAL and is there after restart; any
+other is not there at all. After a failed sync nobody knows what the disk holds, so ``on_fatal`` ends the
+process; the restart reads what is really there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable
+from outlast.core.store.port import (
+    Head,
+    IdempotencyRow,
+    JobCounts,
+    JobRow,
+    JobState,
+    Needs,
+    Plan,
+    Snapshot,
+    StreamItem,
+    StreamKey,
+    StreamRow,
+    WriteSet,
+)
+from outlast.core.store.queries import load_migrations, load_queries
+
+SCHEMA_PACKAGE = "outlast.core.store.migrations"
+BUSY_TIMEOUT_MS = 5_000
+"""How long a connection waits for another's lock."""
+CHECKPOINT_PAGES = 2_000
+"""WAL pages (4 KiB each) after which the checkpoint thread is woken."""
+WAL_LIMIT_PAGES = 32_000
+"""WAL pages at which the writer itself waits for a checkpoint: bounds the WAL at about 125 MiB."""
+PAGE_CACHE_KIB = 16_384
+"""Page cache of each connection."""
+MIN_SQLITE = (3, 51, 3)
+"""Earlier versions can lose a committed WAL on reset (sqlite.org/wal.html#walresetbug)."""
+
+_FSYNC_ERRORS = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
+T = TypeVar("T")
+
+
+def exit_process(error: BaseException) -> None:
+    """What to do after a failed sync: leave at once, without flushing anything more."""
+    os.write(2, f"outlast: a disk sync failed, stopping: {error}\n".encode())
+    os._exit(74)
+
+
+def translate(error: apsw.Error, path: Path) -> OutlastError:
+    """An APSW error as one of ours."""
+    if isinstance(error, apsw.FullError):
+        return Unavailable(
+            "storage-full",
+            "the disk that holds the site's database is full",
+            hint=f"Free space on the file system of {path.name}; work resumes by itself.",
+            retry_after_s=10,
+            scope="site",
+        )
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        return Corrupt(
+            "database-corrupt",
+            f"{path.name} is damaged: {error}",
+            hint="Stop the site, keep the file, and restore from a mirror.",
+            scope="site",
+        )
+    return Unavailable(
+        "storage-error",
+        f"SQLite: {type(error).__name__}: {error}",
+        hint="Check the disk and the permissions of the site's data folder.",
+        retry_after_s=5,
+        scope="site",
+    )
+
+
+class SqliteStore:
+    """`Store` on one SQLite file. Open with `SqliteStore.open`; one process at a time."""
+
+    def __init__(
+        self, path: Path, on_fatal: Callable[[BaseException], None] = exit_process
+    ) -> None:
+        self._path = path
+        self._on_fatal = on_fatal
+        self._q = load_queries("outlast.core.store.sqlite", "queries.sql")
+        self._lock_fd = _lock(path)
+        try:
+            self._writer = _connect(path)
+            _migrate(self._writer)
+            _verify_settings(self._writer)
+            self._reader = _connect(path)
+            self._reader.execute("PRAGMA query_only=ON")
+        except apsw.Error as error:
+            os.close(self._lock_fd)
+            raise translate(error, path) from error
+        except OutlastError:
+            os.close(self._lock_fd)
+            raise
+        self._read_lock = threading.Lock()
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._checkpoints = _Checkpointer(path, self._writer)
+        # Only this process may hold leases on an embedded store; an earlier one's are void.
+        self._writer.execute(self._q["release_leases"])
+
+    @classmethod
+    async def open(
+        cls, path: Path, on_fatal: Callable[[BaseException], None] = exit_process
+    ) -> SqliteStore:
+        """Open or create the file; raises Refused (in use, schema newer than this program, unsafe settings)."""
+        return await asyncio.to_thread(cls, path, on_fatal)
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    async def flush(self, needs: Needs, plan: Plan) -> None:
+        await self._in_writer(lambda: self._flush(needs, plan))
+
+    async def prune(self, *, idempotency_before_ms: int, jobs_before_ms: int) -> int:
+        def work() -> int:
+            before = self._writer.total_changes()
+            with self._writer:
+                self._writer.execute(self._q["prune_idempotency"], (idempotency_before_ms,))
+                self._writer.execute(self._q["prune_jobs"], (jobs_before_ms,))
+            return self._writer.total_changes() - before
+
+        return await self._in_writer(work)
+
+    async def _in_writer(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._writing, work)
+        except apsw.Error as error:
+            if getattr(error, "extendedresult", 0) in _FSYNC_ERRORS:
+                self._on_fatal(error)
+            raise translate(error, self._path) from error
+
+    def _flush(self, needs: Needs, plan: Plan) -> None:
+        db = self._writer
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            write = plan(self._load(needs))
+            self._write(write)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self._checkpoints.after_commit()
+
+    def _load(self, needs: Needs) -> Snapshot:
+        db, q = self._writer, self._q
+        streams: dict[StreamKey, StreamRow] = {}
+        for key in needs.streams:
+            for row in db.execute(q["stream"], key):
+                streams[key] = StreamRow(*row)
+        known: dict[bytes, IdempotencyRow] = {}
+        for digest in needs.idempotency:
+            for row in db.execute(q["idempotency"], (digest,)):
+                known[digest] = IdempotencyRow(digest, *row)
+        jobs = {}
+        for job_id in needs.jobs:
+            for row in db.execute(q["job"], (job_id,)):
+                jobs[job_id] = JobRow(*row)
+        counters = {}
+        for name in needs.counters:
+            for (value,) in db.execute(q["counter"], (name,)):
+                counters[name] = value
+        return Snapshot(
+            head=self._head(db),
+            streams=streams,
+            idempotency=known,
+            jobs=jobs,
+            counters=counters,
+            claimable=self._claimable(needs),
+        )
+
+    def _claimable(self, needs: Needs) -> list[list[JobRow]]:
+        # Claims of one flush share the due jobs, so each is offered as many as all of them want.
+        wanted = sum(ask.limit for ask in needs.claims)
+        answers = []
+        for ask in needs.claims:
+            args = (ask.now_ms, json.dumps(ask.kinds), wanted)
+            rows = [*self._writer.execute(self._q["expired_jobs"], args)]
+            rows += self._writer.execute(self._q["due_jobs"], args)
+            answers.append([JobRow(*row) for row in rows])
+        return answers
+
+    def _write(self, write: WriteSet) -> None:
+        db, q = self._writer, self._q
+        if write.entries:
+            db.executemany(
+                q["insert_entry"], [(e.index, e.previous, e.leaf) for e in write.entries]
+            )
+        self._write_streams(write)
+        if write.idempotency:
+            db.executemany(
+                q["insert_idempotency"],
+                [(r.digest, r.body, r.receipt, r.created_ms) for r in write.idempotency],
+            )
+        self._write_jobs(write)
+        if write.counters:
+            db.executemany(q["write_counter"], list(write.counters.items()))
+        if write.subject_keys:
+            db.executemany(q["insert_subject_key"], list(write.subject_keys.items()))
+        head = write.head
+        db.execute(q["write_head"], (head.size, head.edge, head.hlc, head.next_job))
+
+    def _write_streams(self, write: WriteSet) -> None:
+        new, changed = [], []
+        for key, row in write.streams.items():
+            fields = (row.version, row.label, row.state, row.last_index, row.updated_ms)
+            if key in write.new_streams:
+                new.append((*key, *fields))
+            else:
+                changed.append((*fields, *key))
+        if new:
+            self._writer.executemany(self._q["insert_stream"], new)
+        if changed:
+            self._writer.executemany(self._q["update_stream"], changed)
+
+    def _write_jobs(self, write: WriteSet) -> None:
+        new, changed = [], []
+        for job in write.jobs.values():
+            if job.id in write.new_jobs:
+                new.append(
+                    (job.id, job.tenant, job.kind, job.stream, job.payload, job.state, job.run_at_ms,
+                     job.lease, job.worker, job.lease_until_ms, job.attempts, job.cause, job.created_ms, job.error)
+                )  # fmt: skip
+            else:
+                changed.append(
+                    (job.state, job.run_at_ms, job.lease, job.worker, job.lease_until_ms,
+                     job.attempts, job.error, job.id)
+                )  # fmt: skip
+        if new:
+            self._writer.executemany(self._q["insert_job"], new)
+        if changed:
+            self._writer.executemany(self._q["update_job"], changed)
+
+    # -- reading ----------------------------------------------------------------------------------------------
+    # Point reads and bounded pages take well under a millisecond, less than a thread hop; ranges of the log do not.
+
+    async def head(self) -> Head:
+        with self._read_lock:
+            return self._head(self._reader)
+
+    async def stream(self, key: StreamKey) -> StreamRow | None:
+        rows = self._read("stream", key)
+        return StreamRow(*rows[0]) if rows else None
+
+    async def streams(
+        self,
+        tenant: str,
+        kind: str,
+        *,
+        label: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[StreamItem]:
+        last = before if before is not None else "\U0010ffff"
+        if label is None:
+            rows = self._read("list_streams", (tenant, kind, last, limit))
+        else:
+            rows = self._read("list_streams_labelled", (tenant, kind, label, last, limit))
+        return [StreamItem(row[0], StreamRow(*row[1:])) for row in rows]
+
+    async def entries(self, start: int, limit: int) -> list[bytes]:
+        rows = await asyncio.to_thread(self._read, "entries", (start, limit))
+        return [leaf for (leaf,) in rows]
+
+    async def stream_entries(self, key: StreamKey, limit: int = 1000) -> list[tuple[int, bytes]]:
+        return await asyncio.to_thread(self._stream_entries, key, limit)
+
+    def _stream_entries(self, key: StreamKey, limit: int) -> list[tuple[int, bytes]]:
+        rows = self._read("stream", key)
+        index = StreamRow(*rows[0]).last_index if rows else -1
+        found: list[tuple[int, bytes]] = []
+        while index >= 0 and len(found) < limit:
+            ((previous, leaf),) = self._read("entry", (index,))
+            found.append((index, leaf))
+            index = previous
+        return found[::-1]
+
+    async def job(self, job_id: int) -> JobRow | None:
+        rows = self._read("job", (job_id,))
+        return JobRow(*rows[0]) if rows else None
+
+    async def jobs(
+        self, tenant: str, *, state: JobState | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[JobRow]:
+        if state is None:
+            rows = self._read("jobs", (tenant, after, limit))
+        else:
+            rows = self._read("jobs_in_state", (tenant, state, after, limit))
+        return [JobRow(*row) for row in rows]
+
+    async def job_counts(self) -> JobCounts:
+        counts = [
+            self._read(name, ())[0][0]
+            for name in ("count_ready", "count_leased", "count_dead", "count_parked")
+        ]
+        return JobCounts(*counts)
+
+    async def next_due_ms(self) -> int | None:
+        times = [self._read(name, ())[0][0] for name in ("next_ready", "next_expiry")]
+        return min((time for time in times if time is not None), default=None)
+
+    async def subject_key(self, subject: str) -> bytes | None:
+        rows = self._read("subject_key", (subject,))
+        return rows[0][0] if rows else None
+
+    async def counter(self, name: str) -> int:
+        rows = self._read("counter", (name,))
+        return rows[0][0] if rows else 0
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writing.shutdown(wait=True)
+        self._checkpoints.close()
+        with self._read_lock:
+            self._reader.close()
+        self._writer.close()
+        os.close(self._lock_fd)
+
+    def _read(self, name: str, args: Sequence[Any]) -> list[Any]:
+        try:
+            with self._read_lock:
+                return list(self._reader.execute(self._q[name], args))
+        except apsw.Error as error:
+            raise translate(error, self._path) from error
+
+    def _head(self, db: apsw.Connection) -> Head:
+        ((size, edge, hlc, next_job),) = db.execute(self._q["head"])
+        return Head(size, edge, hlc, next_job)
+
+
+class _Checkpointer:
+    """Copies the write-ahead log into the database, off the writer's thread."""
+
+    def __init__(self, path: Path, writer: apsw.Connection) -> None:
+        self._writer = writer
+        self._pages = 0
+        self._db = _connect(path)
+        self._wake = threading.Event()
+        self._closing = False
+        writer.set_wal_hook(self._on_wal)
+        self._thread = threading.Thread(target=self._run, name="store-checkpoint", daemon=True)
+        self._thread.start()
+
+    def _on_wal(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._pages = pages
+        return apsw.SQLITE_OK
+
+    def after_commit(self) -> None:
+        """Called by the writer between transactions."""
+        if self._pages > WAL_LIMIT_PAGES:
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        elif self._pages > CHECKPOINT_PAGES:
+            self._wake.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            if self._closing:
+                return
+            self._wake.clear()
+            try:
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.Error as error:
+                # Nothing is lost: the WAL keeps everything and the next commit asks again.
+                if getattr(error, "extendedresult", 0) in _FSYNC_ERRORS:
+                    exit_process(error)
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._db.close()
+
+
+def _lock(path: Path) -> int:
+    """Take the file's lock for this process, or refuse: two writers would fork the log."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise Refused(
+            "site-in-use",
+            f"another process is using {path.parent.name}/{path.name}",
+            hint="Stop the other `outlast` process, or give this one its own --data folder.",
+        ) from None
+    return fd
+
+
+def _connect(path: Path) -> apsw.Connection:
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < MIN_SQLITE:
+        raise Refused(
+            "sqlite-too-old", f"SQLite {apsw.sqlite_lib_version()} can lose a WAL; upgrade apsw"
+        )
+    db = apsw.Connection(str(path), statementcachesize=100)
+    db.set_busy_timeout(BUSY_TIMEOUT_MS)
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "wal_autocheckpoint=0",
+        "foreign_keys=ON",
+        f"cache_size=-{PAGE_CACHE_KIB}",
+    ):
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+def _verify_settings(db: apsw.Connection) -> None:
+    journal, synchronous = db.pragma("journal_mode"), db.pragma("synchronous")
+    if journal != "wal" or synchronous != 2:
+        raise Refused(
+            "unsafe-storage",
+            f"SQLite runs with journal_mode={journal}, synchronous={synchronous}; wal and 2 are needed",
+            hint="Keep the data folder on a local file system that supports shared memory.",
+        )
+
+
+def _migrate(db: apsw.Connection) -> None:
+    migrations = load_migrations(SCHEMA_PACKAGE)
+    newest = migrations[-1][0]
+    version = db.pragma("user_version")
+    if version > newest:
+        raise Refused(
+            "schema-newer",
+            f"the database has schema {version}, this program knows {newest}",
+            hint="Run the newer outlast that wrote it.",
+        )
+    for number, sql in migrations:
+        if number > version:
+            with db:
+                db.execute(sql)
+                db.pragma("user_version", number)

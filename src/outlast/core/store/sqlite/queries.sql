@@ -1,0 +1,114 @@
+-- name: head
+SELECT size, edge, hlc, next_job FROM head WHERE one = 1;
+
+-- name: write_head
+UPDATE head SET size = ?, edge = ?, hlc = ?, next_job = ? WHERE one = 1;
+
+-- name: stream
+SELECT version, label, state, last_index, updated_ms FROM stream WHERE tenant = ? AND kind = ? AND id = ?;
+
+-- name: insert_stream
+INSERT INTO stream (tenant, kind, id, version, label, state, last_index, updated_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: update_stream
+UPDATE stream SET version = ?, label = ?, state = ?, last_index = ?, updated_ms = ?
+WHERE tenant = ? AND kind = ? AND id = ?;
+
+-- name: list_streams
+SELECT id, version, label, state, last_index, updated_ms FROM stream
+WHERE tenant = ? AND kind = ? AND id < ? ORDER BY id DESC LIMIT ?;
+
+-- name: list_streams_labelled
+SELECT id, version, label, state, last_index, updated_ms FROM stream
+WHERE tenant = ? AND kind = ? AND label = ? AND id < ? ORDER BY id DESC LIMIT ?;
+
+-- name: insert_entry
+INSERT INTO entry (idx, previous, leaf) VALUES (?, ?, ?);
+
+-- name: entries
+SELECT leaf FROM entry WHERE idx >= ? ORDER BY idx LIMIT ?;
+
+-- name: entry
+SELECT previous, leaf FROM entry WHERE idx = ?;
+
+-- name: idempotency
+SELECT body, receipt, created_ms FROM idempotency WHERE digest = ?;
+
+-- name: insert_idempotency
+INSERT INTO idempotency (digest, body, receipt, created_ms) VALUES (?, ?, ?, ?);
+
+-- name: job
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error
+FROM job WHERE id = ?;
+
+-- name: insert_job
+INSERT INTO job (id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts,
+                 cause, created_ms, error)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: update_job
+UPDATE job SET state = ?, run_at_ms = ?, lease = ?, worker = ?, lease_until_ms = ?, attempts = ?, error = ?
+WHERE id = ?;
+
+-- name: due_jobs
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error
+FROM job WHERE state = 'ready' AND run_at_ms <= ? AND kind IN (SELECT value FROM json_each(?))
+ORDER BY run_at_ms, id LIMIT ?;
+
+-- name: expired_jobs
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error
+FROM job WHERE state = 'leased' AND lease_until_ms <= ? AND kind IN (SELECT value FROM json_each(?))
+ORDER BY lease_until_ms LIMIT ?;
+
+-- name: jobs
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error
+FROM job WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?;
+
+-- name: jobs_in_state
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error
+FROM job WHERE tenant = ? AND state = ? AND id > ? ORDER BY id LIMIT ?;
+
+-- name: count_ready
+SELECT count(*) FROM job WHERE state = 'ready';
+
+-- name: count_leased
+SELECT count(*) FROM job WHERE state = 'leased';
+
+-- name: count_dead
+SELECT count(*) FROM job WHERE state = 'dead';
+
+-- name: count_parked
+SELECT count(*) FROM job WHERE state = 'parked';
+
+-- name: next_ready
+SELECT min(run_at_ms) FROM job WHERE state = 'ready';
+
+-- name: next_expiry
+SELECT min(lease_until_ms) FROM job WHERE state = 'leased';
+
+-- name: release_leases
+UPDATE job SET lease_until_ms = 0 WHERE state = 'leased';
+
+-- name: counter
+SELECT value FROM counter WHERE name = ?;
+
+-- name: write_counter
+INSERT INTO counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: subject_key
+SELECT wrapped FROM subject_key WHERE subject = ?;
+
+-- name: insert_subject_key
+INSERT INTO subject_key (subject, wrapped) VALUES (?, ?);
+
+-- name: prune_idempotency
+DELETE FROM idempotency WHERE created_ms < ? AND seq IN (SELECT seq FROM idempotency ORDER BY seq LIMIT 1000);
+
+-- name: prune_jobs
+DELETE FROM job WHERE state = 'done' AND created_ms < ? AND id IN (SELECT id FROM job ORDER BY id LIMIT 20000);
