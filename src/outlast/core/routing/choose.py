@@ -118,7 +118,9 @@ def choose(
     waits: list[int] = []
     for rank, candidate in _ranked(candidates, policy.preferred):
         state = health.get(candidate.provider, HEALTHY)
-        refusal = _forbidden(candidate, policy, request) or _blocked(candidate, state, request)
+        refusal = _forbidden(candidate, policy, request)
+        if refusal is None and state is not HEALTHY:
+            refusal = _blocked(candidate, state, request)
         if refusal is not None:
             rejected.append(refusal)
             if refusal.reason in ("throttled", "retry-budget"):
