@@ -1,0 +1,177 @@
+"""Large blobs, one file each. Blocking: runs in threads.
+
+The life of a large blob, and what is true if the power goes right after each step:
+
+1. a draft is written under a random name, synced every SYNC_BYTES: a leftover, removed at the next start
+2. the draft is synced: still a leftover
+3. it is linked under its name (a link never replaces what is there, a rename would): the blob may be there or not;
+   if it is, it is whole
+4. the directory is synced: the blob is there
+5. the draft's name is removed
+"""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import os
+import pathlib
+import tempfile
+from typing import BinaryIO
+
+from outlast.adapters.blob.filesystem.disk import Room, failure, sync_directory
+from outlast.core.errors import Corrupt, Refused
+
+SYNC_BYTES = 8 * 1024 * 1024
+"""A draft is synced each time this much is new, so that one upload never leaves the disk a minute of work."""
+
+FAN_OUT = 256
+"""Directories that large blobs are spread over."""
+
+
+class LargeFiles:
+    """All large blobs below ``root``."""
+
+    def __init__(self, root: pathlib.Path, room: Room) -> None:
+        self._room = room
+        self._drafts = root / "drafts"
+        self._large = root / "large"
+        for directory in (self._drafts, self._large):
+            directory.mkdir(exist_ok=True)
+        for number in range(FAN_OUT):
+            (self._large / f"{number:02x}").mkdir(exist_ok=True)
+        sync_directory(self._large)
+        for leftover in self._drafts.iterdir():
+            leftover.unlink()
+
+    def path(self, name: str) -> pathlib.Path:
+        """Where the blob of that name is; the suffix keeps ``.`` and ``..`` harmless."""
+        return self._large / hashlib.sha256(name.encode()).hexdigest()[:2] / f"{name}.blob"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a large blob of that name."""
+        return self.path(name).exists()
+
+    def draft(self) -> Draft:
+        """A new blob without a name yet; raises Unavailable."""
+        self._room.require(SYNC_BYTES)
+        try:
+            descriptor, path = tempfile.mkstemp(dir=self._drafts)
+        except OSError as error:
+            raise failure(error) from error
+        return Draft(self, self._room, descriptor, pathlib.Path(path))
+
+    def open(self, name: str) -> Reader:
+        """Start reading; raises Refused ``blob-not-found``."""
+        try:
+            return Reader(self.path(name).open("rb", buffering=0))
+        except FileNotFoundError:
+            raise _not_found(name) from None
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def size(self, name: str) -> int:
+        """Bytes; raises Refused ``blob-not-found``."""
+        try:
+            return self.path(name).stat().st_size
+        except FileNotFoundError:
+            raise _not_found(name) from None
+
+    def delete(self, name: str) -> None:
+        """Remove durably, if there."""
+        path = self.path(name)
+        try:
+            path.unlink()
+            sync_directory(path.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise failure(error) from error
+
+
+class Reader:
+    """An open blob."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, limit: int) -> bytes:
+        """The next bytes, empty at the end; raises Corrupt ``blob-unreadable``."""
+        try:
+            return self._file.read(limit)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._file.close()
+
+
+class Draft:
+    """A blob being written. ``discard`` must be called at the end, whatever happened."""
+
+    def __init__(self, files: LargeFiles, room: Room, descriptor: int, path: pathlib.Path) -> None:
+        self._files = files
+        self._room = room
+        self._descriptor = descriptor
+        self._path = path
+        self._size = 0
+        self._unsynced = 0
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Append; raises Unavailable."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            self._unsynced += len(data)
+            if self._unsynced >= SYNC_BYTES:
+                self._room.require(SYNC_BYTES)
+                os.fdatasync(self._descriptor)
+                self._unsynced = 0
+        except OSError as error:
+            raise failure(error) from error
+        finally:
+            view.release()
+        self._size += len(data)
+
+    def publish(self, name: str) -> int:
+        """Make it the blob of that name, durably; its size. Raises Refused ``blob-differs``, Unavailable."""
+        target = self._files.path(name)
+        try:
+            os.fsync(self._descriptor)
+            try:
+                os.link(self._path, target)
+            except FileExistsError:
+                return self._same_as(target, name)
+            try:
+                sync_directory(target.parent)
+            except OSError:
+                target.unlink()  # the caller is told that it failed, so it must not be there
+                raise
+        except OSError as error:
+            raise failure(error) from error
+        return self._size
+
+    def discard(self) -> None:
+        """Close and drop the draft's own name; the published blob stays."""
+        os.close(self._descriptor)
+        self._path.unlink(missing_ok=True)
+
+    def _same_as(self, target: pathlib.Path, name: str) -> int:
+        if not filecmp.cmp(self._path, target, shallow=False):
+            raise Refused("blob-differs", f"blob {name} exists with other bytes")
+        sync_directory(target.parent)  # the other writer may not have come that far yet
+        return self._size
+
+
+def _not_found(name: str) -> Refused:
+    return Refused("blob-not-found", f"there is no blob {name}")
+
+
+def _unreadable(error: OSError) -> Corrupt:
+    return Corrupt(
+        "blob-unreadable",
+        f"a blob cannot be read: {error.strerror}",
+        hint="See the system log for disk errors, and restore the blob from a copy.",
+    )

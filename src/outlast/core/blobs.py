@@ -1,0 +1,128 @@
+"""Documents and other bodies: encrypted on the way into a blob store, checked on the way out.
+
+Promises: a store sees ciphertext only; a body read back is byte for byte what was put, for the tenant that put it,
+or Corrupt is raised; memory does not grow with the size of a streamed body.
+
+A body's name is a fresh identifier, never a digest of its plaintext: equal documents of two tenants must not show.
+The plaintext's digest travels in the BlobRef, which belongs into the tenant's own events. A ``put`` that is
+repeated (a retried job) leaves an unreferenced blob behind; it is never wrong, only unused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+from outlast.core.envelope import Envelope
+from outlast.core.errors import Corrupt, Refused
+from outlast.core.ids import Ids
+
+MAX_BODY_BYTES = 1 << 30
+"""Most plaintext bytes of one body unless the caller names a lower bound: 1 GiB."""
+
+
+class Store(Protocol):
+    """What is needed of a blob store; ``ports.blob.BlobStore`` satisfies it and documents it."""
+
+    async def put(self, name: str, chunks: AsyncIterator[bytes]) -> int: ...
+
+    def get(self, name: str) -> AsyncIterator[bytes]: ...
+
+    async def delete(self, name: str) -> None: ...
+
+
+class BlobRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a body is and what it must be: the store's name for it, SHA-256 of the plaintext (64 hex digits),
+    plaintext size in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+class Blobs:
+    """Bodies of all tenants in one store. Errors are those of the store, and Corrupt ``blob-corrupt``,
+    ``envelope-corrupt`` or ``root-key-unknown``."""
+
+    def __init__(self, store: Store, envelope: Envelope, ids: Ids) -> None:
+        self._store = store
+        self._envelope = envelope
+        self._ids = ids
+
+    async def put(
+        self, tenant: str, chunks: AsyncIterator[bytes], *, max_bytes: int = MAX_BODY_BYTES
+    ) -> BlobRef:
+        """Store a body durably; raises Refused ``body-too-large`` as soon as ``max_bytes`` is passed."""
+        name = self._ids.new()
+        measured = _Measured(chunks, max_bytes)
+        await self._store.put(name, self._envelope.seal_stream(measured.stream(), tenant, name))
+        return BlobRef(name=name, sha256=measured.sha256.hexdigest(), size=measured.size)
+
+    async def put_bytes(self, tenant: str, body: bytes) -> BlobRef:
+        """Store a body that is in memory already."""
+        return await self.put(tenant, _once(body), max_bytes=max(len(body), MAX_BODY_BYTES))
+
+    async def stream(self, tenant: str, ref: BlobRef) -> AsyncIterator[bytes]:
+        """The body in pieces. Each is authentic, but only the iterator's end says that it is the whole body and
+        the right one: whoever acts on it must have seen the end."""
+        sealed = self._store.get(ref.name)
+        measured = _Measured(self._envelope.open_stream(sealed, tenant, ref.name), ref.size)
+        try:
+            async for piece in measured.stream():
+                yield piece
+        except Refused as error:
+            if error.code != "body-too-large":
+                raise
+            raise _corrupt(ref) from error
+        if measured.size != ref.size or not hmac.compare_digest(
+            measured.sha256.hexdigest(), ref.sha256
+        ):
+            raise _corrupt(ref)
+
+    async def read(self, tenant: str, ref: BlobRef, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+        """The whole body; raises Refused ``body-too-large`` before reading where it would exceed ``max_bytes``."""
+        if ref.size > max_bytes:
+            raise _too_large(max_bytes)
+        return b"".join([piece async for piece in self.stream(tenant, ref)])
+
+    async def delete(self, ref: BlobRef) -> None:
+        """Forget the body; no error when it is gone already."""
+        await self._store.delete(ref.name)
+
+
+class _Measured:
+    """Counts and hashes what passes through."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], max_bytes: int) -> None:
+        self._chunks = chunks
+        self._max_bytes = max_bytes
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        async for chunk in self._chunks:
+            self.size += len(chunk)
+            if self.size > self._max_bytes:
+                raise _too_large(self._max_bytes)
+            self.sha256.update(chunk)
+            yield chunk
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _too_large(max_bytes: int) -> Refused:
+    return Refused("body-too-large", f"the body has more than {max_bytes} bytes")
+
+
+def _corrupt(ref: BlobRef) -> Corrupt:
+    return Corrupt(
+        "blob-corrupt",
+        f"blob {ref.name} is not the body that its reference names",
+        hint="Restore the blob from a copy; the reference in the log says what it must hash to.",
+    )
