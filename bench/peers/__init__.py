@@ -1,0 +1,1 @@
+"""What Outlast is measured against, set up as its own documentation says."""
