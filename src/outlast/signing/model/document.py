@@ -2,7 +2,7 @@
 
     AddDocument -> DocumentAdded            (label "stored")
 
-Its bytes are in the blob store, encrypted; the log holds their SHA-256, which signing checks again.
+Its bytes are in the blob store, encrypted; ``blob`` names them with their SHA-256, which signing checks again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from outlast.core.blobs import BlobRef
 from outlast.core.decider import Command, Decision, Event
 from outlast.core.errors import Refused
 
@@ -22,11 +23,9 @@ class DocumentAdded(Event, frozen=True, kw_only=True):
     personal fields (file name), sealed under the stream's subject key."""
 
     name: ClassVar[str] = "signing.document_added"
-    sha256: str
-    size: int
     media_type: str
-    blob: str
-    prepared: str = ""
+    blob: BlobRef
+    prepared: BlobRef | None = None
     pages: int = 0
     signatures: int = 0
     sealed: str = ""
@@ -35,11 +34,9 @@ class DocumentAdded(Event, frozen=True, kw_only=True):
 class AddDocument(Command, frozen=True, kw_only=True):
     """Take in a document that intake has checked and stored."""
 
-    sha256: str
-    size: int
     media_type: str
-    blob: str
-    prepared: str = ""
+    blob: BlobRef
+    prepared: BlobRef | None = None
     pages: int = 0
     signatures: int = 0
     sealed: str = ""
@@ -49,11 +46,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A stored document. ``signatures`` counts those it came with."""
 
     label: str = "stored"
-    sha256: str
-    size: int
     media_type: str
-    blob: str
-    prepared: str = ""
+    blob: BlobRef
+    prepared: BlobRef | None = None
     pages: int = 0
     signatures: int = 0
     sealed: str = ""

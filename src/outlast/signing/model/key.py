@@ -21,6 +21,8 @@ from outlast.ports.keys import Algorithm
 KIND = "signing.key"
 MAX_BINDINGS = 32
 """Providers one key name may be enrolled at."""
+MAX_RETIRED = 16
+"""Replaced bindings that are remembered."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +88,9 @@ class SigningKey(msgspec.Struct, frozen=True, kw_only=True):
     """A name and its bindings, in order of first enrolment."""
 
     bindings: tuple[Binding, ...] = ()
+    retired: tuple[Binding, ...] = ()
+    """Replaced bindings, newest last, MAX_RETIRED at most: a signature obtained before a rotation is still
+    put into its file with the certificate it was made for."""
 
     @property
     def label(self) -> str:
@@ -95,6 +100,11 @@ class SigningKey(msgspec.Struct, frozen=True, kw_only=True):
     def at(self, provider: str) -> Binding | None:
         """The binding at a provider."""
         return next((b for b in self.bindings if b.provider == provider), None)
+
+    def by_fingerprint(self, fingerprint: str) -> Binding | None:
+        """The binding, in use or retired, with a certificate."""
+        known = (*self.bindings, *self.retired)
+        return next((b for b in known if b.fingerprint == fingerprint), None)
 
 
 class KeyDecider:
@@ -133,16 +143,19 @@ class KeyDecider:
         bindings = state.bindings if state else ()
         if isinstance(event, KeyEnrolled):
             new = event.binding
-            if any(b.provider == new.provider for b in bindings):
-                kept = tuple(new if b.provider == new.provider else b for b in bindings)
-                return SigningKey(bindings=kept)
-            return SigningKey(bindings=(*bindings, new))
+            old = state.at(new.provider) if state else None
+            retired = state.retired if state else ()
+            if old is None:
+                return SigningKey(bindings=(*bindings, new), retired=retired)
+            kept = tuple(new if b.provider == new.provider else b for b in bindings)
+            return SigningKey(bindings=kept, retired=(*retired, old)[-MAX_RETIRED:])
         disabled = isinstance(event, KeyDisabled)
         return SigningKey(
+            retired=state.retired if state else (),
             bindings=tuple(
                 msgspec.structs.replace(b, disabled=disabled)
                 if event.provider in ("", b.provider)
                 else b
                 for b in bindings
-            )
+            ),
         )

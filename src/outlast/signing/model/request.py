@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from outlast.core.blobs import BlobRef
 from outlast.core.decider import Command, Decision, Event, NewJob
 from outlast.core.errors import Conflict, Refused
 from outlast.signing.classes import Format, Level
@@ -58,20 +59,21 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A signed file: ``blob`` refers to its bytes, ``sha256`` is theirs."""
+    """A signed file. ``contents_offset`` and ``reserved_bytes`` tell where in it the newest signature's CMS
+    stands (PDF only), so that a timestamp can be added in place."""
 
-    blob: str
-    sha256: str
-    size: int
+    blob: BlobRef
+    contents_offset: int = 0
+    reserved_bytes: int = 0
 
 
 class Stamp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A timestamp token on record. ``blob`` refers to the response as received."""
+    """A timestamp token on record. ``blob`` refers to the whole response as received."""
 
     authority: str
     gen_time_ms: int
     token_sha256: str
-    blob: str
+    blob: BlobRef
     qualified: bool = False
     document: bool = False
     """A document timestamp in a revision of its own, not inside the signature."""
@@ -194,15 +196,19 @@ class RevisionSigned(Event, frozen=True, kw_only=True):
     timestamp: TimestampState
     stamp: Stamp | None = None
     due_ms: int = 0
+    tried: tuple[str, ...] = ()
 
 
 class TimestampSettled(Event, frozen=True, kw_only=True):
-    """Timestamps that were owed are in the file; ``places`` are those it settles."""
+    """Timestamps that were owed are in the file; ``places`` are those it settles, ``holder`` the place whose
+    file it is."""
 
     name: ClassVar[str] = "signing.timestamp_settled"
     places: tuple[int, ...]
+    holder: int
     revision: Revision
     stamp: Stamp
+    tried: tuple[str, ...] = ()
 
 
 class TimestampMissed(Event, frozen=True, kw_only=True):
@@ -293,14 +299,17 @@ class RecordRevision(Command, frozen=True, kw_only=True):
     revision: Revision
     stamp: Stamp | None = None
     due_ms: int = 0
+    tried: tuple[str, ...] = ()
 
 
 class SettleTimestamp(Command, frozen=True, kw_only=True):
     """A file with what was owed is stored."""
 
     places: tuple[int, ...]
+    holder: int
     revision: Revision
     stamp: Stamp
+    tried: tuple[str, ...] = ()
 
 
 class MissTimestamp(Command, frozen=True, kw_only=True):
@@ -466,6 +475,7 @@ def _record_revision(command: RecordRevision, state: Request) -> Decision[Any]:
         timestamp=timestamp,
         stamp=command.stamp,
         due_ms=command.due_ms,
+        tried=command.tried,
     )
     jobs = []
     if command.place + 1 < len(state.signatures):
@@ -481,7 +491,13 @@ def _settle(command: SettleTimestamp, state: Request) -> Decision[Any]:
     owed = tuple(i for i in command.places if state.signatures[i].timestamp in ("owed", "missed"))
     if not owed:
         return Decision()
-    settled = TimestampSettled(places=owed, revision=command.revision, stamp=command.stamp)
+    settled = TimestampSettled(
+        places=owed,
+        holder=command.holder,
+        revision=command.revision,
+        stamp=command.stamp,
+        tried=command.tried,
+    )
     return Decision(events=(settled,))
 
 
@@ -593,8 +609,8 @@ def _settled(state: Request, event: TimestampSettled) -> Request:
         signatures[place] = msgspec.structs.replace(
             signatures[place], timestamp="present", stamp=event.stamp
         )
-    # the newest file is what the last signature's place refers to
-    signatures[-1] = msgspec.structs.replace(signatures[-1], revision=event.revision)
+    holder = signatures[event.holder]
+    signatures[event.holder] = msgspec.structs.replace(holder, revision=event.revision)
     return msgspec.structs.replace(state, signatures=tuple(signatures))
 
 

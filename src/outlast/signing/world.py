@@ -1,0 +1,182 @@
+"""All that signing's job handlers may touch: the door to the disk, blobs, providers, time.
+
+Handlers await nothing else. A site builds the world from real parts; the simulator from scripted ones, and drives
+the very same handlers without an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from outlast.core.blobs import BlobRef
+from outlast.core.clock import Clock
+from outlast.core.commit import Receipt, Submission
+from outlast.core.decider import Deciders
+from outlast.core.envelope import Envelope, context, open_field, seal_field
+from outlast.core.errors import Refused
+from outlast.core.routing.router import Router
+from outlast.core.store.port import StreamKey, StreamRow
+from outlast.ports.keys import Signer
+from outlast.ports.timestamp import TimestampAuthority
+from outlast.signing.classes import DocumentClass
+from outlast.signing.model import document, key, request
+from outlast.signing.pdf.facts import PrepareOptions
+from outlast.signing.pdf.revision import Prepared
+
+T = TypeVar("T")
+
+
+class Door(Protocol):
+    """`outlast.core.commit.Committer`, as far as handlers need it."""
+
+    async def submit(self, work: Submission) -> Receipt:
+        """Decide, write durably, answer."""
+        ...
+
+
+class Streams(Protocol):
+    """`outlast.core.store.port.Store`, as far as handlers need it."""
+
+    async def stream(self, key: StreamKey) -> StreamRow | None:
+        """The newest state of a stream."""
+        ...
+
+    async def subject_key(self, subject: str) -> bytes | None:
+        """The wrapped key of a subject."""
+        ...
+
+
+class Bodies(Protocol):
+    """`outlast.core.blobs.Blobs`, as far as handlers need it."""
+
+    def stream(self, tenant: str, ref: BlobRef) -> AsyncIterator[bytes]:
+        """A body in pieces, checked at its end."""
+        ...
+
+    async def read(self, tenant: str, ref: BlobRef) -> bytes:
+        """A whole body, checked."""
+        ...
+
+    async def put(self, tenant: str, chunks: AsyncIterator[bytes]) -> BlobRef:
+        """Store a body durably."""
+        ...
+
+    async def put_bytes(self, tenant: str, body: bytes) -> BlobRef:
+        """Store a body that is in memory."""
+        ...
+
+
+class Within(Protocol):
+    """Bounds an awaitable in time."""
+
+    async def __call__(self, timeout_ms: int, work: Awaitable[T]) -> T:
+        """The result, or TimeoutError; the work is then cancelled."""
+        ...
+
+
+Prepare = Callable[[bytes, PrepareOptions], Awaitable[Prepared]]
+"""Prepare a revision of a PDF that intake has accepted, in a sandbox."""
+
+Denied = Callable[[str, str, str], str]
+"""``(tenant, class, provider)`` -> why policy forbids it, or an empty string."""
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Personal fields of a request or document: sealed before they reach the log."""
+
+    name: str = ""
+    reason: str = ""
+    location: str = ""
+    contact: str = ""
+    title: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """See the module. ``regions`` tells where a provider is; ``actor`` signs what handlers do."""
+
+    clock: Clock
+    door: Door
+    streams: Streams
+    deciders: Deciders
+    bodies: Bodies
+    envelope: Envelope
+    within: Within
+    prepare: Prepare
+    denied: Denied
+    classes: Mapping[str, DocumentClass]
+    signers: Mapping[str, Signer]
+    authorities: Mapping[str, TimestampAuthority]
+    regions: Mapping[str, str]
+    signer_router: Router
+    authority_router: Router
+    actor: str = "worker"
+
+    async def request(self, tenant: str, request_id: str) -> request.Request:
+        """A signature request; raises Refused ``request-not-found``."""
+        row = await self.streams.stream(StreamKey(tenant, request.KIND, request_id))
+        if row is None:
+            raise Refused("request-not-found", "no such signature request")
+        state: request.Request = self.deciders.decode_state(request.KIND, row.state)
+        return state
+
+    async def document(self, tenant: str, document_id: str) -> document.Document:
+        """A document; raises Refused ``document-not-found``."""
+        row = await self.streams.stream(StreamKey(tenant, document.KIND, document_id))
+        if row is None:
+            raise Refused("document-not-found", "no such document")
+        state: document.Document = self.deciders.decode_state(document.KIND, row.state)
+        return state
+
+    async def key(self, tenant: str, name: str) -> key.SigningKey:
+        """A signing key; raises Refused ``key-not-found``."""
+        row = await self.streams.stream(StreamKey(tenant, key.KIND, name))
+        if row is None:
+            raise Refused(
+                "key-not-found",
+                f"no signing key is called {name!r}",
+                hint="See `outlast keys list`.",
+            )
+        state: key.SigningKey = self.deciders.decode_state(key.KIND, row.state)
+        return state
+
+    def class_of(self, name: str) -> DocumentClass:
+        """A configured class; raises Refused ``unknown-class``."""
+        try:
+            return self.classes[name]
+        except KeyError:
+            raise Refused(
+                "unknown-class",
+                f"no document class is called {name!r}",
+                hint=f"Configured are: {', '.join(sorted(self.classes)) or 'none'}.",
+            ) from None
+
+    async def details(self, tenant: str, subject: str, sealed: str) -> Details:
+        """Personal fields, opened; raises Refused ``personal-fields-erased`` when their key is gone."""
+        if not sealed:
+            return Details()
+        wrapped = await self.streams.subject_key(subject)
+        if wrapped is None:
+            raise Refused("personal-fields-erased", "the personal fields were erased")
+        subject_key = self.envelope.open_subject_key(wrapped, context(tenant, subject))
+        return _decode_details(open_field(subject_key, context(tenant, subject), sealed))
+
+
+_decode_details = msgspec.json.Decoder(Details).decode
+_NOTHING = Details()
+
+
+def seal_details(
+    envelope: Envelope, tenant: str, subject: str, details: Details
+) -> tuple[str, bytes | None]:
+    """Personal fields as they go into the log, and the wrapped key to keep beside it; none for no fields."""
+    if details == _NOTHING:
+        return "", None
+    binding = context(tenant, subject)
+    subject_key = envelope.new_subject_key(binding)
+    return seal_field(subject_key.key, binding, msgspec.json.encode(details)), subject_key.wrapped
