@@ -1,0 +1,426 @@
+"""All that surfaces and flows may call of signing.
+
+Commands return a `Receipt` as soon as they are durable; questions return views. Every call names its tenant and
+sees nothing of others. Errors are Refused (the request is wrong), Unavailable (overloaded, read-only, disk full:
+nothing happened) or Unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from outlast.core.blobs import BlobRef
+from outlast.core.commit import Idempotency, Receipt, Submission
+from outlast.core.decider import Command
+from outlast.core.errors import OutlastError, Refused
+from outlast.core.ids import Ids
+from outlast.core.store.port import Store, StreamItem, StreamKey
+from outlast.signing.classes import DocumentClass, Format
+from outlast.signing.cms import check_certificate
+from outlast.signing.intake import PDF, Intake, TakenIn
+from outlast.signing.model import document as documents
+from outlast.signing.model import key as keys
+from outlast.signing.model import request as requests
+from outlast.signing.model.key import Binding
+from outlast.signing.model.request import Place
+from outlast.signing.pdf.slots import SignatureFields, check_fields
+from outlast.signing.views import (
+    DocumentView,
+    KeyView,
+    RequestView,
+    document_view,
+    key_view,
+    request_view,
+)
+from outlast.signing.world import Details, World, seal_details
+
+MAX_BULK = 1_000
+"""Requests in one bulk call."""
+MAX_TEXT_CHARS = 500
+"""Of each personal field."""
+MAX_PAGE = 200
+"""Items in one page of a listing."""
+
+
+class PlaceAsk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One signature asked for. ``key`` defaults to the class's; ``field`` is an empty signature field's name."""
+
+    key: str = ""
+    field: str = ""
+
+
+class SignatureAsk(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    rename={"class_name": "class"},
+):
+    """A request for one or more signatures, in order, on a document.
+
+    ``format`` defaults to ``pades`` for PDFs and ``cms`` for other files. ``name``, ``reason``, ``location`` and
+    ``contact`` stand in the signature; ``title`` and ``reference`` are the caller's own words. All of them are
+    encrypted before they are logged.
+    """
+
+    document: str
+    class_name: str = "default"
+    format: Format | None = None
+    signatures: tuple[PlaceAsk, ...] = (PlaceAsk(),)
+    name: str = ""
+    reason: str = ""
+    location: str = ""
+    contact: str = ""
+    title: str = ""
+    reference: str = ""
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks: the tenant, the actor as it goes on record, and flags such as ``degraded_auth``."""
+
+    tenant: str
+    actor: str
+    flags: tuple[str, ...] = ()
+
+
+class BulkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of a bulk call: a receipt, or the error that this item alone got."""
+
+    receipt: Receipt | None = None
+    error: OutlastError | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Items, newest first, and where the next page starts (None: there is none)."""
+
+    items: tuple[RequestView, ...]
+    next: str | None
+
+
+class Admission(Protocol):
+    """Decides whether the site takes new work now (mode, backlog, disk); raises Unavailable."""
+
+    def __call__(self, tenant: str) -> None: ...
+
+
+class Signing:
+    """The signing domain of one site."""
+
+    def __init__(
+        self,
+        world: World,
+        store: Store,
+        intake: Intake,
+        ids: Ids,
+        admit: Admission,
+    ) -> None:
+        self._world = world
+        self._store = store
+        self._intake = intake
+        self._ids = ids
+        self._admit = admit
+
+    # -- documents --------------------------------------------------------------------------------------------
+
+    async def add_document(
+        self,
+        caller: Caller,
+        chunks: AsyncIterator[bytes],
+        *,
+        media_type: str = PDF,
+        class_name: str = "default",
+        title: str = "",
+        idempotency_key: str = "",
+    ) -> Receipt:
+        """Check, encrypt and store a document; its hash is locked from here on. Receipt.stream is its id."""
+        self._admit(caller.tenant)
+        document_class = self._world.class_of(class_name)
+        details = Details(title=title)
+        _check_texts(details)
+        taken = await self._intake.take(caller.tenant, chunks, media_type, document_class)
+        document_id = self._ids.new()
+        sealed, subject_key = seal_details(
+            self._world.envelope, caller.tenant, document_id, details
+        )
+        command = documents.AddDocument(
+            at_ms=self._world.clock.now_ms(),
+            media_type=media_type,
+            blob=taken.blob,
+            prepared=taken.prepared,
+            pages=taken.facts.pages if taken.facts else 0,
+            signatures=len(taken.facts.signatures) if taken.facts else 0,
+            sealed=sealed,
+        )
+        body = f"{taken.blob.sha256}\x00{media_type}\x00{class_name}\x00{title}".encode()
+        submission = self._submission(caller, documents.KIND, document_id, command)
+        submission = msgspec.structs.replace(
+            submission,
+            idempotency=Idempotency(idempotency_key, body) if idempotency_key else None,
+            subject_key=subject_key,
+        )
+        return await self._add(taken, submission)
+
+    async def _add(self, taken: TakenIn, submission: Submission) -> Receipt:
+        try:
+            receipt = await self._world.door.submit(submission)
+        except Refused:
+            await self._intake.forget(taken)
+            raise
+        if receipt.replayed:
+            await self._intake.forget(taken)
+        return receipt
+
+    async def document(self, caller: Caller, document_id: str) -> DocumentView:
+        """A document's facts."""
+        document = await self._world.document(caller.tenant, document_id)
+        details = await self._details(caller.tenant, document_id, document.sealed)
+        return document_view(document_id, document, details)
+
+    async def document_content(
+        self, caller: Caller, document_id: str
+    ) -> tuple[documents.Document, AsyncIterator[bytes]]:
+        """A document's bytes as taken in."""
+        document = await self._world.document(caller.tenant, document_id)
+        return document, self._world.bodies.stream(caller.tenant, document.blob)
+
+    # -- requests ---------------------------------------------------------------------------------------------
+
+    async def request(
+        self, caller: Caller, ask: SignatureAsk, idempotency: Idempotency | None = None
+    ) -> Receipt:
+        """Accept a request for signatures. Receipt.stream is its id."""
+        self._admit(caller.tenant)
+        return await self._world.door.submit(await self._asked(caller, ask, idempotency))
+
+    async def request_many(
+        self, caller: Caller, asks: Sequence[SignatureAsk], idempotency: Idempotency | None = None
+    ) -> list[BulkResult]:
+        """Accept many at once; each succeeds or fails alone. Item i is idempotent under ``key/i``."""
+        if not 0 < len(asks) <= MAX_BULK:
+            raise Refused("bulk-size", f"a bulk call has 1 to {MAX_BULK} requests")
+        self._admit(caller.tenant)
+
+        async def one(i: int, ask: SignatureAsk) -> BulkResult:
+            key = None
+            if idempotency is not None:
+                key = Idempotency(f"{idempotency.key}/{i}", msgspec.json.encode(ask))
+            try:
+                submission = await self._asked(caller, ask, key)
+                return BulkResult(receipt=await self._world.door.submit(submission))
+            except OutlastError as error:
+                return BulkResult(error=error)
+
+        return await asyncio.gather(*(one(i, ask) for i, ask in enumerate(asks)))
+
+    async def get(self, caller: Caller, request_id: str) -> RequestView:
+        """A request as it stands."""
+        row = await self._store.stream(StreamKey(caller.tenant, requests.KIND, request_id))
+        if row is None:
+            raise Refused("request-not-found", "no such signature request")
+        return await self._view(caller.tenant, StreamItem(request_id, row))
+
+    async def list(
+        self,
+        caller: Caller,
+        *,
+        status: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """Requests, newest first."""
+        limit = max(1, min(limit, MAX_PAGE))
+        items = await self._store.streams(
+            caller.tenant, requests.KIND, label=status, before=before, limit=limit
+        )
+        views = [await self._view(caller.tenant, item) for item in items]
+        return Page(tuple(views), items[-1].id if len(items) == limit else None)
+
+    async def signed_file(
+        self, caller: Caller, request_id: str
+    ) -> tuple[requests.Request, BlobRef, AsyncIterator[bytes]]:
+        """The newest signed file; raises Refused ``not-signed-yet`` (retry later)."""
+        request = await self._world.request(caller.tenant, request_id)
+        revision = request.revision
+        if revision is None:
+            raise Refused(
+                "not-signed-yet",
+                f"the request is {request.label}",
+                hint="Wait for it (GET with Prefer: wait, or the event stream).",
+                retry="later" if request.label not in ("failed", "cancelled") else "never",
+                retry_after_s=1,
+            )
+        return request, revision.blob, self._world.bodies.stream(caller.tenant, revision.blob)
+
+    async def approve(self, caller: Caller, request_id: str) -> Receipt:
+        """Approve a request of a class that needs it; not by whoever made it."""
+        command = requests.ApproveRequest(at_ms=self._world.clock.now_ms(), by=caller.actor)
+        return await self._submit(caller, requests.KIND, request_id, command)
+
+    async def cancel(
+        self, caller: Caller, request_id: str, reason: str = "", version: int | None = None
+    ) -> Receipt:
+        """Withdraw a request that has no signature yet."""
+        command = requests.CancelRequest(at_ms=self._world.clock.now_ms(), reason=reason)
+        submission = self._submission(caller, requests.KIND, request_id, command)
+        submission = msgspec.structs.replace(submission, expected_version=version)
+        return await self._world.door.submit(submission)
+
+    # -- keys -------------------------------------------------------------------------------------------------
+
+    async def enrol_key(
+        self, caller: Caller, name: str, provider: str, key_ref: str, chain: Sequence[bytes]
+    ) -> Receipt:
+        """Bind a provider's key and its certificate chain (DER, signer first) to a name."""
+        signer = self._world.signers.get(provider)
+        if signer is None:
+            known = ", ".join(sorted(self._world.signers)) or "none"
+            raise Refused(
+                "unknown-provider",
+                f"no signing provider is called {provider!r}",
+                hint=f"Configured are: {known}.",
+            )
+        info = await signer.describe(key_ref)
+        facts = check_certificate(chain, info, self._world.clock.now_ms())
+        binding = Binding(
+            provider=provider,
+            key_ref=key_ref,
+            algorithm=info.algorithm,
+            spki=info.spki_der,
+            chain=tuple(chain),
+            fingerprint=facts.fingerprint_sha256,
+            subject=facts.subject,
+            not_before_ms=facts.not_before_ms,
+            not_after_ms=facts.not_after_ms,
+        )
+        command = keys.EnrolKey(at_ms=self._world.clock.now_ms(), binding=binding)
+        return await self._submit(caller, keys.KIND, name, command)
+
+    async def disable_key(
+        self, caller: Caller, name: str, provider: str = "", reason: str = ""
+    ) -> Receipt:
+        """Let a key, or its binding at one provider, sign no more."""
+        at_ms = self._world.clock.now_ms()
+        command = keys.DisableKey(at_ms=at_ms, provider=provider, reason=reason)
+        return await self._submit(caller, keys.KIND, name, command)
+
+    async def enable_key(
+        self, caller: Caller, name: str, provider: str = "", reason: str = ""
+    ) -> Receipt:
+        """Let it sign again."""
+        at_ms = self._world.clock.now_ms()
+        command = keys.EnableKey(at_ms=at_ms, provider=provider, reason=reason)
+        return await self._submit(caller, keys.KIND, name, command)
+
+    async def keys(self, caller: Caller) -> tuple[KeyView, ...]:
+        """All signing keys of the tenant."""
+        items = await self._store.streams(caller.tenant, keys.KIND, limit=MAX_PAGE)
+        views = []
+        for item in items:
+            state = self._world.deciders.decode_state(keys.KIND, item.row.state)
+            used = await self._store.counter(f"{caller.tenant}/key/{item.id}")
+            views.append(key_view(item.id, item.row.version, state, used))
+        return tuple(sorted(views, key=lambda view: view.name))
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    async def _asked(
+        self, caller: Caller, ask: SignatureAsk, idempotency: Idempotency | None
+    ) -> Submission:
+        world = self._world
+        document_class = world.class_of(ask.class_name)
+        document = await world.document(caller.tenant, ask.document)
+        format_ = ask.format or ("pades" if document.media_type == PDF else "cms")
+        if format_ == "pades" and document.media_type != PDF:
+            raise Refused("not-a-pdf", "only a PDF can be signed as PAdES", hint="Ask for cms.")
+        places = await self._places(caller.tenant, ask, document_class)
+        details = Details(
+            name=ask.name,
+            reason=ask.reason,
+            location=ask.location,
+            contact=ask.contact,
+            title=ask.title,
+            reference=ask.reference,
+        )
+        _check_texts(details)
+        request_id = self._ids.new()
+        sealed, subject_key = seal_details(world.envelope, caller.tenant, request_id, details)
+        command = requests.RequestSignature(
+            at_ms=world.clock.now_ms(),
+            by=caller.actor,
+            document=ask.document,
+            document_sha256=document.blob.sha256,
+            class_name=ask.class_name,
+            level=document_class.level,
+            format=format_,
+            places=places,
+            owe_timestamp=document_class.owe_timestamp,
+            approval=document_class.manual_approval,
+            sealed=sealed,
+        )
+        submission = self._submission(caller, requests.KIND, request_id, command)
+        return msgspec.structs.replace(submission, idempotency=idempotency, subject_key=subject_key)
+
+    async def _places(
+        self, tenant: str, ask: SignatureAsk, document_class: DocumentClass
+    ) -> tuple[Place, ...]:
+        if not 0 < len(ask.signatures) <= document_class.max_signatures:
+            raise Refused(
+                "signature-count",
+                f"class {ask.class_name!r} allows 1 to {document_class.max_signatures} signatures",
+            )
+        places = tuple(
+            Place(key=place.key or document_class.key, field=place.field)
+            for place in ask.signatures
+        )
+        for name in {place.key for place in places}:
+            key = await self._world.key(tenant, name)
+            if key.label == "disabled":
+                raise Refused(
+                    "key-disabled",
+                    f"signing key {name!r} is disabled",
+                    hint="Enable it with `outlast keys enable`, or name another key.",
+                )
+        return places
+
+    async def _view(self, tenant: str, item: StreamItem) -> RequestView:
+        state = self._world.deciders.decode_state(requests.KIND, item.row.state)
+        details = await self._details(tenant, item.id, state.sealed)
+        return request_view(item.id, item.row.version, state, details)
+
+    async def _details(self, tenant: str, subject: str, sealed: str) -> Details:
+        try:
+            return await self._world.details(tenant, subject, sealed)
+        except Refused:  # erased: the rest of the record stays readable
+            return Details()
+
+    async def _submit(self, caller: Caller, kind: str, stream: str, command: Command) -> Receipt:
+        return await self._world.door.submit(self._submission(caller, kind, stream, command))
+
+    def _submission(self, caller: Caller, kind: str, stream: str, command: Command) -> Submission:
+        return Submission(
+            tenant=caller.tenant,
+            actor=caller.actor,
+            kind=kind,
+            stream=stream,
+            command=command,
+            flags=caller.flags,
+        )
+
+
+def _check_texts(details: Details) -> None:
+    for field in Details.__struct_fields__:
+        if len(getattr(details, field)) > MAX_TEXT_CHARS:
+            raise Refused("field-too-long", f"{field} has more than {MAX_TEXT_CHARS} characters")
+    check_fields(
+        SignatureFields(
+            signing_time_ms=0,
+            name=details.name,
+            reason=details.reason,
+            location=details.location,
+            contact=details.contact,
+        )
+    )
