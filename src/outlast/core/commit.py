@@ -28,7 +28,7 @@ import msgspec
 
 from outlast.core.clock import Clock, HybridClock, hlc_text
 from outlast.core.decider import Command, Decider, Deciders, Event, NewJob
-from outlast.core.errors import Conflict, OutlastError, Refused, Unavailable
+from outlast.core.errors import Conflict, Corrupt, OutlastError, Refused, Unavailable, Unknown
 from outlast.core.log.entry import Entry, encode_entry
 from outlast.core.log.merkle import CompactRange, leaf_hash
 from outlast.core.store.port import (
@@ -544,7 +544,7 @@ class Committer:
         self, batch: list[tuple[Work, asyncio.Future[Any]]], error: Exception
     ) -> None:
         # Something in the batch that the plan could not foresee (a constraint): alone, each gets its own answer.
-        if len(batch) > 1 and not isinstance(error, OutlastError):
+        if len(batch) > 1 and not isinstance(error, Unavailable | Unknown | Corrupt):
             for item in batch:
                 await self._flush([item])
             return

@@ -66,9 +66,20 @@ class Decision(msgspec.Struct, Generic[E], frozen=True, kw_only=True):
 class Decider(Protocol[S, E]):
     """One aggregate. ``kind`` names its streams (``signing.request``); ``state`` is the type of its state."""
 
-    kind: str
-    state: type[S]
-    events: tuple[type[E], ...]
+    @property
+    def kind(self) -> str:
+        """The name of its kind of stream."""
+        ...
+
+    @property
+    def state(self) -> type[S]:
+        """The type of its state."""
+        ...
+
+    @property
+    def events(self) -> tuple[type[E], ...]:
+        """The types of its events."""
+        ...
 
     def decide(self, command: Any, state: S | None) -> Decision[E]:
         """What ``command`` leads to on ``state`` (None: the stream has no event yet). Raises Refused."""

@@ -6,7 +6,8 @@ commits durably. Engines therefore know nothing of commands or events, and the p
 once; the simulator's engine is a dictionary.
 
 After ``flush`` returns, its writes survive a power cut. When it raises, nothing was written, except that
-``Unknown`` (connection lost during commit) says that it may have been.
+``Unknown`` (connection lost during commit) says that it may have been. A write that contradicts what is stored (a
+second row for a unique key) is ``Conflict`` ``storage-conflict``.
 """
 
 from __future__ import annotations
@@ -197,8 +198,8 @@ class Store(Protocol):
         """How much work there is."""
         ...
 
-    async def next_due_ms(self) -> int | None:
-        """When the next ready job comes due or a lease runs out; None when there is neither."""
+    async def next_due_ms(self, kinds: Sequence[str]) -> int | None:
+        """When the next ready job of these kinds comes due or its lease runs out; None when there is neither."""
         ...
 
     async def subject_key(self, subject: str) -> bytes | None:

@@ -145,10 +145,13 @@ class Runner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _claimable_kinds(self) -> tuple[str, ...]:
+        return tuple(sorted(self._kinds.keys() - self._paused))
+
     async def _claim_some(self) -> None:
         self._wake.clear()
         room = self._limits.concurrency - len(self._running)
-        kinds = tuple(sorted(self._kinds.keys() - self._paused))
+        kinds = self._claimable_kinds()
         claimed: list[JobRow] = []
         if room > 0 and kinds:
             try:
@@ -175,7 +178,7 @@ class Runner:
     async def _sleep(self, room: int) -> None:
         timeout = IDLE_POLL_S
         if room > 0:
-            due_ms = await self._store.next_due_ms()
+            due_ms = await self._store.next_due_ms(self._claimable_kinds())
             if due_ms is not None:
                 timeout = min(timeout, max(0.002, (due_ms - self._clock.now_ms()) / 1000))
         try:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import apsw
 
-from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable
+from outlast.core.errors import Conflict, Corrupt, OutlastError, Refused, Unavailable
 from outlast.core.store.port import (
     Head,
     IdempotencyRow,
@@ -47,6 +47,8 @@ CHECKPOINT_PAGES = 2_000
 """WAL pages (4 KiB each) after which the checkpoint thread is woken."""
 WAL_LIMIT_PAGES = 32_000
 """WAL pages at which the writer itself waits for a checkpoint: bounds the WAL at about 125 MiB."""
+WAL_WAIT_MS = 250
+"""How long the writer then waits for readers and for the checkpoint thread, at each commit."""
 PAGE_CACHE_KIB = 16_384
 """Page cache of each connection."""
 MIN_SQLITE = (3, 51, 3)
@@ -71,6 +73,12 @@ def translate(error: apsw.Error, path: Path) -> OutlastError:
             hint=f"Free space on the file system of {path.name}; work resumes by itself.",
             retry_after_s=10,
             scope="site",
+        )
+    if isinstance(error, apsw.ConstraintError):
+        return Conflict(
+            "storage-conflict",
+            f"the write contradicts what is stored: {error}",
+            hint="Read again and decide on what is there now.",
         )
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
         return Corrupt(
@@ -313,9 +321,10 @@ class SqliteStore:
         ]
         return JobCounts(*counts)
 
-    async def next_due_ms(self) -> int | None:
-        times = [self._read(name, ())[0][0] for name in ("next_ready", "next_expiry")]
-        return min((time for time in times if time is not None), default=None)
+    async def next_due_ms(self, kinds: Sequence[str]) -> int | None:
+        names = json.dumps(list(kinds))
+        rows = [*self._read("next_ready", (names,)), *self._read("next_expiry", (names,))]
+        return min((time for (time,) in rows), default=None)
 
     async def subject_key(self, subject: str) -> bytes | None:
         rows = self._read("subject_key", (subject,))
@@ -368,9 +377,20 @@ class _Checkpointer:
     def after_commit(self) -> None:
         """Called by the writer between transactions."""
         if self._pages > WAL_LIMIT_PAGES:
-            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            self._restart_wal()
         elif self._pages > CHECKPOINT_PAGES:
             self._wake.set()
+
+    def _restart_wal(self) -> None:
+        self._writer.set_busy_timeout(WAL_WAIT_MS)
+        try:
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.Error as error:
+            # The commit before it stands, so it must not be reported as failed; the next one tries again.
+            if getattr(error, "extendedresult", 0) in _FSYNC_ERRORS:
+                raise
+        finally:
+            self._writer.set_busy_timeout(BUSY_TIMEOUT_MS)
 
     def _run(self) -> None:
         while True:

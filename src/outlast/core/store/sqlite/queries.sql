@@ -62,7 +62,7 @@ ORDER BY run_at_ms, id LIMIT ?;
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
        created_ms, error
 FROM job WHERE state = 'leased' AND lease_until_ms <= ? AND kind IN (SELECT value FROM json_each(?))
-ORDER BY lease_until_ms LIMIT ?;
+ORDER BY lease_until_ms, id LIMIT ?;
 
 -- name: jobs
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
@@ -87,10 +87,12 @@ SELECT count(*) FROM job WHERE state = 'dead';
 SELECT count(*) FROM job WHERE state = 'parked';
 
 -- name: next_ready
-SELECT min(run_at_ms) FROM job WHERE state = 'ready';
+SELECT run_at_ms FROM job WHERE state = 'ready' AND kind IN (SELECT value FROM json_each(?))
+ORDER BY run_at_ms LIMIT 1;
 
 -- name: next_expiry
-SELECT min(lease_until_ms) FROM job WHERE state = 'leased';
+SELECT lease_until_ms FROM job WHERE state = 'leased' AND kind IN (SELECT value FROM json_each(?))
+ORDER BY lease_until_ms LIMIT 1;
 
 -- name: release_leases
 UPDATE job SET lease_until_ms = 0 WHERE state = 'leased';
