@@ -178,6 +178,18 @@ def test_last_resort_calls_are_rationed_and_can_close_it() -> None:
     assert change.state == "closed"
 
 
+def test_an_ejected_but_answering_provider_is_not_rationed() -> None:
+    """Ejected for slowness, it may be used as often as needed while nothing else is left; dead, not."""
+    breaker = Breaker(CONFIG)
+    for i in range(10):
+        call(breaker, "slow", i)
+    assert breaker.state == "open"
+    for _ in range(20):
+        call(breaker, "slow", 20, "last-resort")
+    call(breaker, "failure", 20, "last-resort")
+    assert breaker.take("last-resort", 21) is None
+
+
 def test_a_failed_last_resort_does_not_lengthen_the_ejection() -> None:
     """Trying because nothing else is left must not punish the provider further."""
     breaker = ejected()
@@ -259,7 +271,7 @@ class AnyHistory(RuleBasedStateMachine):
         if permit is None:
             return
         assert (purpose == "call") == (state == "closed")
-        if purpose == "last-resort":
+        if purpose == "last-resort" and not self.breaker.limping:
             self.last_resorts.append(self.now_ms)
         self.flights.append(permit)
 

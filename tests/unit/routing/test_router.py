@@ -88,15 +88,41 @@ def test_blackhole_is_noticed_before_any_timeout_returns() -> None:
     """With many calls in flight, silence ejects after half a second though nothing has returned."""
     world = World()
     calls = [world.router.started(PREFERRED_A) for _ in range(64)]
-    world.clock.advance(499)
-    assert world.router.plan(BOTH, POLICY, RouteRequest()).order[0].provider == "a"
-    world.clock.advance(1)
+    for _ in range(5):
+        assert world.router.plan(BOTH, POLICY, RouteRequest()).order[0].provider == "a"
+        world.clock.advance(100)
     assert world.router.plan(BOTH, POLICY, RouteRequest()).order[0].provider == "b"
     for call in calls:
         assert call is not None
         world.router.finished(call, TIMED_OUT)
     ejections = [c for c in world.router.changes() if isinstance(c, ProviderEjected)]
     assert [(c.reason, c.ejections) for c in ejections] == [("stalled", 1)]
+
+
+def test_a_stalled_process_is_not_a_silent_provider() -> None:
+    """Time in which this process did not run is not held against calls under way."""
+    world = World()
+    calls = [world.router.started(PREFERRED_A) for _ in range(64)]
+    world.clock.advance(30_000)
+    assert world.router.plan(BOTH, POLICY, RouteRequest()).order[0].provider == "a"
+    for call in calls:
+        assert call is not None
+        world.router.finished(call, OK)
+    choice = world.router.plan(BOTH, POLICY, RouteRequest())
+    assert (choice.order[0].provider, choice.order[0].reason) == ("b", "next")
+    alone = world.router.plan(BOTH[:1], POLICY, RouteRequest())
+    assert alone.order[0].reason == "last-resort"
+
+
+def test_a_site_that_is_slow_itself_keeps_working() -> None:
+    """Everything slow, every provider ejected for it: all requests still go through."""
+    world = World()
+    for _ in range(200):
+        (pick, *_) = world.router.plan(BOTH, POLICY, RouteRequest()).order
+        call = world.router.started(pick)
+        assert call is not None
+        world.clock.advance(700)
+        world.router.finished(call, OK)
 
 
 def test_health_is_back_after_the_provider_is() -> None:

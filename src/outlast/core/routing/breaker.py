@@ -59,7 +59,8 @@ class BreakerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Half-open, only background checks probe it: no user's request pays for finding out. Set it where
     somebody runs those checks."""
     last_resort_gap_ms: int = 250
-    """Least time between two calls that are made although it is ejected."""
+    """Least time between two calls that are made although it is ejected. Does not hold for one ejected for
+    slowness alone: a slow answer is better than none, and perhaps it is we who are slow."""
 
     def __post_init__(self) -> None:
         window = min(self.window_calls, self.min_calls, self.consecutive_failures)
@@ -109,6 +110,7 @@ class Breaker:
         "config",
         "consecutive",
         "ejections",
+        "limping",
         "open_ms",
         "open_until_ms",
         "state",
@@ -124,6 +126,8 @@ class Breaker:
         self.open_ms = 0
         """How long the last ejection was set to last."""
         self.open_until_ms = 0
+        self.limping = False
+        """Whether the last ejection was for slowness: it does answer."""
         self._closed_at_ms = 0
         self._generation = 0
         self._probes = 0
@@ -151,10 +155,10 @@ class Breaker:
 
     def last_resort_free(self, now_ms: int) -> bool:
         """Whether a call may be made although it is ejected."""
-        return now_ms - self._last_resort_ms >= self.config.last_resort_gap_ms
+        return self.limping or now_ms >= self.last_resort_at_ms()
 
     def last_resort_at_ms(self) -> int:
-        """When the next such call may be made."""
+        """When the next such call may be made, unless it is ``limping``."""
         return self._last_resort_ms + self.config.last_resort_gap_ms
 
     def take(self, purpose: Purpose, now_ms: int) -> Permit | None:
@@ -233,16 +237,19 @@ class Breaker:
         if self._failures >= self.config.failure_rate * calls:
             return self._eject("failing", f"{self._failures} of {calls} calls failed", now_ms)
         if self._slow >= self.config.slow_rate * calls:
-            return self._eject("slow", f"{self._slow} of {calls} calls were slow", now_ms)
+            text = f"{self._slow} of {calls} calls were slow"
+            return self._eject("slow", text, now_ms, limping=True)
         return None
 
     def _record_probe(self, permit: Permit, verdict: Verdict, now_ms: int) -> Transition | None:
         if verdict != "success":
             self._successes = 0
+            self.limping = self.limping and verdict == "slow"
             if self.state == "open":
                 return None  # a last-resort call: the ejection runs on, its length unchanged
             word = "failed" if verdict == "failure" else "was slow"
-            return self._eject("probe-failed", f"a {permit.purpose} {word}", now_ms)
+            text = f"a {permit.purpose} {word}"
+            return self._eject("probe-failed", text, now_ms, limping=verdict == "slow")
         self._successes += 1
         if self._successes < self.config.probes_to_close:
             return None
@@ -254,8 +261,9 @@ class Breaker:
         text = f"{self.config.probes_to_close} probes in a row succeeded"
         return Transition("closed", "recovered", text, 0)
 
-    def _eject(self, reason: str, text: str, now_ms: int) -> Transition:
+    def _eject(self, reason: str, text: str, now_ms: int, limping: bool = False) -> Transition:
         config = self.config
+        self.limping = limping
         if self.state == "closed" and now_ms - self._closed_at_ms >= config.reset_after_ms:
             self.ejections = 0
         if self.ejections == 0:

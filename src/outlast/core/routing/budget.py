@@ -49,9 +49,9 @@ class Window:
 
     def add(self, bad: bool, now_ms: int) -> None:
         """Count one call."""
-        self.expire(now_ms)
         start = now_ms - now_ms % self._bucket_ms
         if not self._buckets or self._buckets[-1][0] != start:
+            self.expire(now_ms)
             self._buckets.append([start, 0, 0])
         last = self._buckets[-1]
         last[1] += 1

@@ -138,7 +138,10 @@ def choose(
 
 def region_allowed(region: str, allowed: Iterable[str]) -> bool:
     """Whether a region lies in one of the allowed ones, by whole dash-separated parts."""
-    return any(region == wide or region.startswith(wide + "-") for wide in allowed)
+    for wide in allowed:  # a loop: a generator costs three times as much
+        if region.startswith(wide) and (region == wide or region[len(wide)] == "-"):
+            return True
+    return False
 
 
 def _place(entry: tuple[int, int, Pick]) -> tuple[int, int, str]:

@@ -72,13 +72,15 @@ class ProviderSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Flight:
-    """One call under way: begun, and after ``sent`` the provider's to answer. ``since_ms`` is the later of both."""
+    """One call under way: begun, and after ``sent`` the provider's to answer. ``since_ms`` is the later of both;
+    ``watched_ms`` is that, moved on by the time in which nobody looked."""
 
-    __slots__ = ("permit", "sent", "since_ms")
+    __slots__ = ("permit", "sent", "since_ms", "watched_ms")
 
     def __init__(self, permit: Permit, now_ms: float) -> None:
         self.permit = permit
         self.since_ms = now_ms
+        self.watched_ms = now_ms
         self.sent = False
 
 
@@ -138,7 +140,7 @@ class ProviderHealth:
         """The call goes out now: its latency, and the provider's responsibility, begin."""
         flight = self._flights.pop(number, None)
         if flight is not None:
-            flight.since_ms = now_ms
+            flight.since_ms = flight.watched_ms = now_ms
             flight.sent = True
             self._flights[number] = (
                 flight  # at the end: the dictionary stays in order of ``since_ms``
@@ -157,6 +159,11 @@ class ProviderHealth:
             self._count(outcome, latency_ms, steady_ms)
         verdict = self._verdict(outcome, latency_ms)
         return self.breaker.record(flight.permit, verdict, steady_ms)
+
+    def excuse(self, lag_ms: float) -> None:
+        """This process did not look for so long: that wait is not silence of the provider."""
+        for flight in self._flights.values():
+            flight.watched_ms += lag_ms
 
     def throttle(self, outcome: Outcome, now_ms: int) -> bool:
         """It asked to be left alone; True when it was not already."""
@@ -192,7 +199,7 @@ class ProviderHealth:
             self.disabled,
             throttled_ms,
             max(0, breaker.open_until_ms - now_ms),
-            max(0, breaker.last_resort_at_ms() - now_ms),
+            0 if breaker.limping else max(0, breaker.last_resort_at_ms() - now_ms),
             retry_ms,
         )
 
@@ -259,8 +266,11 @@ class ProviderHealth:
             if age_ms >= (ABANDON_MS if flight.sent else RESERVATION_MS):
                 gone.append(number)
             elif flight.sent and flight.permit.generation == self.breaker.generation:
+                waited_ms = now_ms - flight.watched_ms
+                if waited_ms < config.slow_call_ms:
+                    continue
                 count += 1
-                oldest_ms = max(oldest_ms, age_ms)
+                oldest_ms = max(oldest_ms, waited_ms)
         for number in gone:
             self.breaker.record(self._flights.pop(number).permit, "neutral", int(now_ms))
         return self.breaker.overdue(count, int(oldest_ms), int(now_ms))

@@ -10,7 +10,10 @@ at most ``consecutive_failures`` calls, one that is silent after ``stall_ms``; n
 Leaves to others: making the call, its timeout (``deadline_ms`` proposes one), committing the changes. Health is
 this process's own and starts afresh with it. One owner: not thread-safe.
 
-Intervals are taken from the monotonic clock, so a wall clock that jumps ejects nobody.
+Intervals are taken from the monotonic clock, so a wall clock that jumps ejects nobody. Time in which nobody called
+the router for more than ``LAG_MS`` is not held against calls under way: a busy event loop, a suspended process
+or an idle site must not look like a silent provider. Whoever wants silence noticed without traffic calls
+``tick`` at least every ``LAG_MS`` / 2.
 """
 
 from __future__ import annotations
@@ -47,6 +50,9 @@ MAX_PROVIDERS = 256
 MAX_CHANGES = 1_024
 """Changes kept for the drain; older ones are dropped and counted."""
 
+LAG_MS = 200.0
+"""A gap between two looks at the clock that is still the provider's to answer for."""
+
 
 class Call(NamedTuple):
     """One call under way, to be handed back to ``sent`` and ``finished``."""
@@ -70,6 +76,7 @@ class Router:
         self._providers: dict[str, ProviderHealth] = {}
         self._changes: deque[HealthChange] = deque()
         self._last_call = 0
+        self._last_look_ms = clock.monotonic_s() * 1000.0
         self.dropped_changes = 0
         """Changes lost because nobody drained them."""
         for name, config in (configs or {}).items():
@@ -170,7 +177,13 @@ class Router:
     # -- inside ------------------------------------------------------------------------------------
 
     def _now_ms(self) -> float:
-        return self._clock.monotonic_s() * 1000.0
+        now_ms = self._clock.monotonic_s() * 1000.0
+        lag_ms = now_ms - self._last_look_ms - LAG_MS
+        self._last_look_ms = now_ms
+        if lag_ms > 0:
+            for record in self._providers.values():
+                record.excuse(lag_ms)
+        return now_ms
 
     def _begin(self, provider: str, purpose: Purpose, retry: bool) -> Call | None:
         record = self._provider(provider)
