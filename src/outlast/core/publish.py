@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from outlast.core.clock import Clock
@@ -28,33 +28,48 @@ RETRY_S = 1.0
 """Pause after the archive could not be written."""
 
 
+class Tree(Protocol):
+    """A tree's size and root (`outlast.core.log.archive.Head`)."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def root(self) -> bytes: ...
+
+
 class Archive(Protocol):
     """Where tiles and checkpoints go (`outlast.core.log.archive.TileArchive`)."""
 
     @property
     def size(self) -> int:
-        """How many entries the archive has tiles for."""
+        """The size of the published checkpoint; 0 before the first."""
         ...
 
-    def append(self, entries: list[bytes]) -> bytes:
-        """Write the tiles of the next entries; returns the root of the tree with them."""
+    def grow(self, old_size: int, entries: Iterable[bytes]) -> Tree:
+        """Write the tiles that arise when entries follow entry ``old_size - 1``."""
         ...
 
-    def publish(self, size: int, root: bytes) -> None:
-        """Sign and make visible the checkpoint; its tiles are there."""
+    def publish(self, checkpoint: bytes) -> None:
+        """Make a signed checkpoint of the tree last grown visible."""
         ...
+
+
+Sign = Callable[[int, bytes], bytes]
+"""``(size, root)`` -> the signed checkpoint."""
 
 
 class Publisher:
     """Publishes one site's log. ``published`` is the size of the newest visible checkpoint."""
 
-    def __init__(self, store: Store, archive: Archive, clock: Clock) -> None:
+    def __init__(self, store: Store, archive: Archive, sign: Sign, clock: Clock) -> None:
         self._store = store
         self._archive = archive
+        self._sign = sign
         self._clock = clock
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
-        self.published = 0
+        self.published = archive.size
         self.lag_s = 0.0
         self.failure: Corrupt | None = None
         self.on_publish: Callable[[int], Awaitable[None]] | None = None
@@ -96,31 +111,37 @@ class Publisher:
         """Bring archive and checkpoint up to the store's head; returns the published size."""
         self._wake.clear()
         head = await self._store.head()
-        if head.size < self._archive.size:
+        if head.size < self.published:
             raise Corrupt(
                 "log-fork",
-                f"the archive has {self._archive.size} entries, the store only {head.size}",
-                hint="The store was restored from a backup older than the log. See docs/howto/restore.md.",
+                f"{self.published} entries are published, the store has only {head.size}",
+                hint="The store is older than the log: it was restored from a backup. Put the newer"
+                " database back; signing on would fork the log.",
                 scope="log",
             )
-        root: bytes | None = None
-        while self._archive.size < head.size:
-            start = self._archive.size
-            entries = await self._store.entries(start, min(READ_BATCH, head.size - start))
-            root = await asyncio.to_thread(self._archive.append, entries)
-        tree = CompactRange.decode(head.edge)
-        if root is not None and root != tree.root():
+        if head.size == self.published:
+            return self.published
+        tree = await self._grow(head.size)
+        if tree.root != CompactRange.decode(head.edge).root():
             raise Corrupt(
                 "log-root-mismatch",
                 f"at {head.size} entries, tiles and commits disagree on the root",
                 hint="Run `outlast log fsck`.",
                 scope="log",
             )
-        if head.size > self.published:
-            await asyncio.to_thread(self._archive.publish, head.size, tree.root())
-            async with self._moved:
-                self.published = head.size
-                self._moved.notify_all()
-            if self.on_publish is not None:
-                await self.on_publish(head.size)
+        await asyncio.to_thread(self._archive.publish, self._sign(tree.size, tree.root))
+        async with self._moved:
+            self.published = tree.size
+            self._moved.notify_all()
+        if self.on_publish is not None:
+            await self.on_publish(tree.size)
         return self.published
+
+    async def _grow(self, size: int) -> Tree:
+        start = self.published
+        while True:
+            entries = await self._store.entries(start, min(READ_BATCH, size - start))
+            tree = await asyncio.to_thread(self._archive.grow, start, entries)
+            start += len(entries)
+            if start >= size:
+                return tree

@@ -8,8 +8,8 @@ nothing happened) or Unknown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -101,10 +101,8 @@ class Page(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class Admission(Protocol):
-    """Decides whether the site takes new work now (mode, backlog, disk); raises Unavailable."""
-
-    def __call__(self, tenant: str) -> None: ...
+Admission = Callable[[str], AbstractContextManager[None]]
+"""Lets a tenant's request in while it is being accepted; raises Unavailable (mode, backlog, disk)."""
 
 
 class Signing:
@@ -137,7 +135,20 @@ class Signing:
         idempotency_key: str = "",
     ) -> Receipt:
         """Check, encrypt and store a document; its hash is locked from here on. Receipt.stream is its id."""
-        self._admit(caller.tenant)
+        with self._admit(caller.tenant):
+            return await self._add_document(
+                caller, chunks, media_type, class_name, title, idempotency_key
+            )
+
+    async def _add_document(
+        self,
+        caller: Caller,
+        chunks: AsyncIterator[bytes],
+        media_type: str,
+        class_name: str,
+        title: str,
+        idempotency_key: str,
+    ) -> Receipt:
         document_class = self._world.class_of(class_name)
         details = Details(title=title)
         _check_texts(details)
@@ -193,8 +204,8 @@ class Signing:
         self, caller: Caller, ask: SignatureAsk, idempotency: Idempotency | None = None
     ) -> Receipt:
         """Accept a request for signatures. Receipt.stream is its id."""
-        self._admit(caller.tenant)
-        return await self._world.door.submit(await self._asked(caller, ask, idempotency))
+        with self._admit(caller.tenant):
+            return await self._world.door.submit(await self._asked(caller, ask, idempotency))
 
     async def request_many(
         self, caller: Caller, asks: Sequence[SignatureAsk], idempotency: Idempotency | None = None
@@ -202,7 +213,6 @@ class Signing:
         """Accept many at once; each succeeds or fails alone. Item i is idempotent under ``key/i``."""
         if not 0 < len(asks) <= MAX_BULK:
             raise Refused("bulk-size", f"a bulk call has 1 to {MAX_BULK} requests")
-        self._admit(caller.tenant)
 
         async def one(i: int, ask: SignatureAsk) -> BulkResult:
             key = None
@@ -214,7 +224,8 @@ class Signing:
             except OutlastError as error:
                 return BulkResult(error=error)
 
-        return await asyncio.gather(*(one(i, ask) for i, ask in enumerate(asks)))
+        with self._admit(caller.tenant):
+            return await asyncio.gather(*(one(i, ask) for i, ask in enumerate(asks)))
 
     async def get(self, caller: Caller, request_id: str) -> RequestView:
         """A request as it stands."""

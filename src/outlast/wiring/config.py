@@ -1,0 +1,236 @@
+"""Configuration: read once, at start, from one TOML file; everything has a default.
+
+Secrets are never in the file: it names the files that hold them. Unknown names are refused, so that a typing error
+does not silently mean the default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from outlast.core.errors import Refused
+from outlast.signing.classes import DocumentClass
+
+MAX_CONFIG_BYTES = 1024 * 1024
+DEFAULT_PORT = 8470
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the file."""
+
+
+class SiteSection(_Section, frozen=True, kw_only=True):
+    """The site itself. ``data`` is its folder; ``name`` is part of its log's origin; ``region`` is
+    dash-separated from wide to narrow (``eu-de-1``)."""
+
+    name: str = "site"
+    data: str = "outlast-data"
+    region: str = ""
+
+
+class HttpSection(_Section, frozen=True, kw_only=True):
+    """Where the API listens. ``public_log`` serves tiles and checkpoint without authentication."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    public_log: bool = False
+    rate_per_s: float = 0.0
+    burst: float = 200.0
+
+
+class WorkSection(_Section, frozen=True, kw_only=True):
+    """The worker. ``workers`` false: accept and log only. ``max_backlog`` jobs may wait before the site says
+    it is overloaded. ``sandboxes`` is the number of processes that look into PDFs (0: one per core)."""
+
+    enabled: bool = True
+    concurrency: int = 64
+    lease_ms: int = 15_000
+    max_backlog: int = 100_000
+    sandboxes: int = 0
+
+
+class LogSection(_Section, frozen=True, kw_only=True):
+    """The log. ``origin`` defaults to ``outlast.invalid/<site name>``."""
+
+    origin: str = ""
+
+
+class StorageSection(_Section, frozen=True, kw_only=True):
+    """``min_free_mb``: with less room than this the site is read-only."""
+
+    min_free_mb: int = 256
+
+
+class SoftwareProvider(_Section, frozen=True, kw_only=True, tag="software", tag_field="kind"):
+    """Keys in encrypted files. Paths default into the data folder; a missing passphrase file is made."""
+
+    directory: str = ""
+    passphrase_file: str = ""
+    region: str = ""
+    on_premises: bool = True
+
+
+class Pkcs11Provider(_Section, frozen=True, kw_only=True, tag="pkcs11", tag_field="kind"):
+    """An HSM through PKCS#11: the module's path, the token's label, a file with its PIN."""
+
+    module: str
+    token: str
+    pin_file: str
+    sessions: int = 8
+    region: str = ""
+    on_premises: bool = True
+
+
+class TransitProvider(_Section, frozen=True, kw_only=True, tag="transit", tag_field="kind"):
+    """Vault or OpenBao Transit."""
+
+    url: str
+    token_file: str
+    mount: str = "transit"
+    ca_file: str = ""
+    region: str = ""
+    on_premises: bool = False
+
+
+class RemoteProvider(_Section, frozen=True, kw_only=True, tag="remote", tag_field="kind"):
+    """An Outlast signing appliance, over mTLS."""
+
+    url: str
+    ca_file: str
+    certificate_file: str
+    key_file: str
+    region: str = ""
+    on_premises: bool = False
+
+
+Provider = SoftwareProvider | Pkcs11Provider | TransitProvider | RemoteProvider
+
+
+class AuthoritySection(_Section, frozen=True, kw_only=True):
+    """A timestamp authority. ``roots_file``: PEM certificates that its tokens must chain to. ``qualified``
+    says what its operator is; nothing here can check that."""
+
+    url: str
+    roots_file: str
+    policies: tuple[str, ...] = ()
+    qualified: bool = False
+    region: str = ""
+    max_skew_s: int = 60
+
+
+class PolicySection(_Section, frozen=True, kw_only=True):
+    """``files``: Cedar policies of the site's own, instead of the bundled ones."""
+
+    files: tuple[str, ...] = ()
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    site: SiteSection = SiteSection()
+    http: HttpSection = HttpSection()
+    work: WorkSection = WorkSection()
+    log: LogSection = LogSection()
+    storage: StorageSection = StorageSection()
+    policy: PolicySection = PolicySection()
+    providers: dict[str, Provider] = msgspec.field(
+        default_factory=lambda: {"local": SoftwareProvider()}
+    )
+    authorities: dict[str, AuthoritySection] = msgspec.field(default_factory=dict)
+    classes: dict[str, DocumentClass] = msgspec.field(
+        default_factory=lambda: {"default": DocumentClass()}
+    )
+
+    @property
+    def origin(self) -> str:
+        """The log's name (C2SP tlog-checkpoint: schema-less URL)."""
+        return self.log.origin or f"outlast.invalid/{self.site.name}"
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return Path(self.site.data)
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in a file; raises Refused ``config-invalid`` with the place of the mistake.
+
+    Relative paths in it are relative to the file's own folder.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+        if len(raw) > MAX_CONFIG_BYTES:
+            raise _invalid(path, f"it has more than {MAX_CONFIG_BYTES} bytes")
+        config = msgspec.convert(tomllib.loads(raw.decode()), Config)
+    except OSError as error:
+        raise _invalid(path, error.strerror or "it cannot be read") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise _invalid(path, str(error)) from error
+    return check(resolved(config, path.parent))
+
+
+def check(config: Config) -> Config:
+    """The configuration, if its parts fit together; raises Refused ``config-invalid``."""
+    for name, document_class in config.classes.items():
+        for kind, names, known in (
+            ("provider", document_class.providers, config.providers),
+            ("authority", document_class.authorities, config.authorities),
+        ):
+            for wanted in names:
+                if wanted not in known:
+                    raise Refused(
+                        "config-invalid",
+                        f"class {name!r} names {kind} {wanted!r}, which is not configured",
+                    )
+        if document_class.level == "B-T" and not config.authorities:
+            raise Refused(
+                "config-invalid",
+                f"class {name!r} is of level B-T but no timestamp authority is configured",
+                hint="Add an [authorities.NAME] table, or set level = 'B-B'.",
+            )
+    classes = {
+        name: msgspec.structs.replace(document_class, name=name)
+        for name, document_class in config.classes.items()
+    }
+    return msgspec.structs.replace(config, classes=classes)
+
+
+_PATHS = frozenset(
+    {"data", "directory", "passphrase_file", "pin_file", "token_file", "ca_file",
+     "certificate_file", "key_file", "roots_file", "files"}
+)  # fmt: skip
+
+
+def resolved(config: Config, base: Path) -> Config:
+    """The configuration with relative paths made absolute from ``base``."""
+
+    def path(value: str) -> str:
+        return str((base / value).absolute()) if value else value
+
+    def section(part: msgspec.Struct) -> msgspec.Struct:
+        changes: dict[str, object] = {}
+        for field in part.__struct_fields__:
+            value = getattr(part, field)
+            if field in _PATHS:
+                changes[field] = path(value) if isinstance(value, str) else tuple(map(path, value))
+        return msgspec.structs.replace(part, **changes)
+
+    return msgspec.structs.replace(
+        config,
+        site=section(config.site),
+        policy=section(config.policy),
+        providers={name: section(p) for name, p in config.providers.items()},
+        authorities={name: section(a) for name, a in config.authorities.items()},
+    )
+
+
+def _invalid(path: Path, why: str) -> Refused:
+    return Refused(
+        "config-invalid",
+        f"{path.name}: {why}",
+        hint="`outlast init` writes a commented file to start from.",
+    )
