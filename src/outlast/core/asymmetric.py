@@ -74,15 +74,21 @@ def load_public_key(spki: bytes) -> PublicKey:
         key = serialization.load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _unsupported("a public key that cannot be parsed") from error
+    return as_public_key(key)
+
+
+def as_public_key(key: object) -> PublicKey:
+    """The same key, typed, once it is known to be of a kind we sign with. Raises Refused ``key-unsupported``."""
     algorithm_of(key)
     if isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
         return key
     raise _unsupported(type(key).__name__)
 
 
-def spki_der(key: PrivateKey) -> bytes:
-    """SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) of a key pair, DER."""
-    return key.public_key().public_bytes(
+def spki_der(key: PrivateKey | PublicKey) -> bytes:
+    """SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7) of a key or key pair, DER."""
+    public_key = key if isinstance(key, PublicKey) else key.public_key()
+    return public_key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
