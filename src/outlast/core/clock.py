@@ -98,6 +98,14 @@ class HybridClock:
             )
         self._last = max(self._last, remote)
 
+    def resume(self, own: int) -> None:
+        """Go on from where this site's own log stands.
+
+        Not bounded as ``observe`` is: a machine whose clock was set back, or whose neighbour's ran ahead, must
+        still be able to write to its log; timestamps then grow by their counter until real time catches up.
+        """
+        self._last = max(self._last, own)
+
 
 def hlc_text(timestamp: int) -> str:
     """A hybrid timestamp as 16 hex digits."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,6 +46,8 @@ from outlast.core.store.port import (
     StreamRow,
     WriteSet,
 )
+
+log = logging.getLogger("outlast.commit")
 
 MAX_FLUSH = 512
 """Most submissions in one transaction: bounds its duration."""
@@ -189,7 +192,7 @@ class Planner:
         self, batch: Sequence[Work], snapshot: Snapshot, now_ms: int
     ) -> tuple[WriteSet, list[Outcome]]:
         """One outcome per piece of work, in order: its result, or the exception that it alone gets."""
-        self._hlc.observe(snapshot.head.hlc) if snapshot.head.size else None
+        self._hlc.resume(snapshot.head.hlc)
         flush = _Flush(snapshot, self._deciders, self._hlc, self._site, now_ms)
         outcomes: list[Outcome] = []
         claims = iter(snapshot.claimable)
@@ -251,6 +254,7 @@ class _Flush:
         command, numbers = self._number(work)
         decision = decider.decide(command, state)
         jobs = [self._job_payload(job) for job in decision.jobs]
+        reply = _EMPTY if decision.reply is None else msgspec.Raw(_encode(decision.reply))
         staged = self._stage_events(work, decider, decision.events, state, row)
         # nothing below can fail: from here on the command is in
         self._write.counters.update(numbers if decision.events else {})
@@ -275,7 +279,7 @@ class _Flush:
             index=staged.row.last_index - max(0, len(decision.events) - 1),
             count=len(decision.events),
             hlc=hlc_text(staged.hlc),
-            reply=_EMPTY if decision.reply is None else msgspec.Raw(_encode(decision.reply)),
+            reply=reply,
         )
         if digest is not None and work.idempotency is not None:
             self._remember(digest, work.idempotency, receipt)
@@ -538,7 +542,14 @@ class Committer:
             else:
                 future.set_result(outcome)
         if self._on_commit is not None and written is not None:
-            self._on_commit(written)
+            self._tell(self._on_commit, written)
+
+    def _tell(self, listener: Callable[[WriteSet], None], written: WriteSet) -> None:
+        try:
+            listener(written)
+        except Exception:
+            # The commit stands and the queue must go on: a listener's bug costs a wake-up, not the site.
+            log.exception("a listener of the commit path raised")
 
     async def _flush_failed(
         self, batch: list[tuple[Work, asyncio.Future[Any]]], error: Exception
