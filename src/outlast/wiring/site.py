@@ -1,19 +1,81 @@
-"""One running site: its parts, put together once from configuration."""
+"""One running site: its parts, put together once from configuration.
+
+`open_site` builds the object graph; `Site.run` keeps its loops going: the worker, the log's publisher, the health
+of providers, the mode, the pruning of what is no longer needed. Nothing here is global, so several sites can live
+in one process (tests do that).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
-from outlast.core.clock import Clock
-from outlast.core.commit import Committer
+from outlast.adapters.blob.filesystem import FilesystemBlobs
+from outlast.core.backpressure import Gate, GateConfig
+from outlast.core.blobs import Blobs
+from outlast.core.clock import Clock, HybridClock, SystemClock
+from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
-from outlast.core.ids import Ids
+from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
+from outlast.core.errors import OutlastError
+from outlast.core.ids import Ids, system_random
+from outlast.core.log.archive import TileArchive
+from outlast.core.log.checkpoint import sign_checkpoint
+from outlast.core.log.logkey import LogKey
+from outlast.core.policy import ClassFact, Context, Entity, Facts, PolicySet, ProviderFact, SiteFact
 from outlast.core.publish import Publisher
+from outlast.core.routing.breaker import BreakerConfig
+from outlast.core.routing.health import ProviderConfig
+from outlast.core.routing.latency import DeadlineConfig
+from outlast.core.routing.outcome import OK, outcome_of
+from outlast.core.routing.router import Call, Router
 from outlast.core.store.port import Store, WriteSet
+from outlast.core.store.sqlite.engine import SqliteStore
+from outlast.core.work.job import JobDecider
+from outlast.core.work.runner import Limits as RunnerLimits
 from outlast.core.work.runner import Runner
-from outlast.signing.api import Signing
+from outlast.signing.api import Caller, Signing
+from outlast.signing.intake import Intake
+from outlast.signing.model.document import DocumentDecider
+from outlast.signing.model.key import KIND as KEY_KIND
+from outlast.signing.model.key import KeyDecider
+from outlast.signing.model.request import RequestDecider
+from outlast.signing.pdf.facts import Limits, PrepareOptions
+from outlast.signing.pdf.revision import Prepared
+from outlast.signing.sandbox import Bounds, PdfSandbox
+from outlast.signing.work import kinds
 from outlast.signing.world import World
+from outlast.wiring.config import Config, SoftwareProvider
+from outlast.wiring.embedded import (
+    DEFAULT_ALGORITHM,
+    DEFAULT_KEY,
+    certify,
+    ensure_key,
+    site_authority,
+    software_provider,
+)
+from outlast.wiring.providers import (
+    build_authorities,
+    build_signers,
+    regions,
+    software_signer,
+)
+from outlast.wiring.secrets import read_secret, secret_or_new, write_secret
+
+log = logging.getLogger("outlast.site")
+T = TypeVar("T")
+DEFAULT_TENANT = "default"
+
+SIGNER_HEALTH = ProviderConfig(breaker=BreakerConfig(check_first=True))
+AUTHORITY_HEALTH = ProviderConfig(
+    breaker=BreakerConfig(check_first=True, stall_ms=2_000, slow_call_ms=1_500),
+    deadline=DeadlineConfig(max_ms=2_000),
+)
 
 
 @dataclass(kw_only=True)
@@ -23,14 +85,302 @@ class Site:
     ``watchers`` are called on the event loop after every flush.
     """
 
+    config: Config
     name: str
     clock: Clock
     ids: Ids
     deciders: Deciders
     store: Store
     committer: Committer
+    archive: TileArchive
     publisher: Publisher
     runner: Runner
     world: World
     signing: Signing
+    policy: PolicySet
+    gate: Gate
+    log_vkeys: tuple[str, ...]
     watchers: list[Callable[[WriteSet], None]] = field(default_factory=list)
+
+
+def _deciders() -> Deciders:
+    return Deciders([RequestDecider(), DocumentDecider(), KeyDecider(), JobDecider()])
+
+
+async def _within(timeout_ms: int, work: Awaitable[T]) -> T:
+    async with asyncio.timeout(timeout_ms / 1000):
+        return await work
+
+
+@asynccontextmanager
+async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator[Site]:
+    """A site over its data folder, ready to be asked; nothing runs until `run_site`.
+
+    Raises Refused for what is wrong with the configuration, the secrets or the database (in use, schema newer
+    than this program), each saying what to do.
+    """
+    clock = clock or SystemClock()
+    ids = Ids(clock)
+    data = config.data
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = await SqliteStore.open(data / "site.db")
+    try:
+        blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 20)
+        sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
+        try:
+            async with sandbox:
+                site = _assemble(config, clock, ids, store, blobs, sandbox)
+                await _ensure_default_key(site)
+                yield site
+                await site.committer.drain()
+        finally:
+            blobs.close()
+    finally:
+        await store.close()
+
+
+def _assemble(
+    config: Config,
+    clock: Clock,
+    ids: Ids,
+    store: SqliteStore,
+    blobs: FilesystemBlobs,
+    sandbox: PdfSandbox,
+) -> Site:
+    deciders = _deciders()
+    watchers: list[Callable[[WriteSet], None]] = []
+
+    def on_commit(write: WriteSet) -> None:
+        for watcher in watchers:
+            watcher(write)
+
+    planner = Planner(deciders, HybridClock(clock), config.site.name)
+    committer = Committer(store, planner, clock, on_commit)
+    envelope = Envelope(_root_keys(config))
+    bodies = Blobs(blobs, envelope, ids)
+    policy = _policy(config)
+    gate = Gate(GateConfig(max_backlog=config.work.max_backlog), clock)
+    signers = build_signers(config)
+    authorities = build_authorities(config, clock)
+
+    async def prepare(pdf: bytes, options: PrepareOptions) -> Prepared:
+        _, prepared = await sandbox.examine(pdf, _NO_LIMITS, options)
+        return prepared
+
+    world = World(
+        clock=clock,
+        door=committer,
+        streams=store,
+        deciders=deciders,
+        bodies=bodies,
+        envelope=envelope,
+        within=_within,
+        prepare=prepare,
+        denied=_denied(policy, config),
+        classes=config.classes,
+        signers=signers,
+        authorities=authorities,
+        regions=regions(config),
+        signer_router=Router(clock, dict.fromkeys(signers, SIGNER_HEALTH)),
+        authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
+        actor=f"site:{config.site.name}",
+    )
+    key = _log_key(config)
+    archive = TileArchive(data_log(config))
+
+    def sign(size: int, root: bytes) -> bytes:
+        return sign_checkpoint(
+            config.origin, size, root, key.signers, time_s=clock.now_ms() // 1000
+        )
+
+    publisher = Publisher(store, archive, sign, clock)
+    runner = Runner(
+        committer,
+        store,
+        clock,
+        kinds(world),
+        worker=f"{config.site.name}/{ids.new()}",
+        rng=system_random(),
+        limits=RunnerLimits(concurrency=config.work.concurrency, lease_ms=config.work.lease_ms),
+    )
+    backlog = _Backlog(gate)
+    watchers += [
+        lambda write: publisher.wake() if write.entries else None,
+        lambda write: runner.wake() if write.new_jobs else None,
+        backlog.committed,
+    ]
+    spool = data_spool(config)
+    spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Site(
+        config=config,
+        name=config.site.name,
+        clock=clock,
+        ids=ids,
+        deciders=deciders,
+        store=store,
+        committer=committer,
+        archive=archive,
+        publisher=publisher,
+        runner=runner,
+        world=world,
+        signing=Signing(world, store, Intake(bodies, sandbox.examine, spool), ids, backlog.admit),
+        policy=policy,
+        gate=gate,
+        log_vkeys=key.vkeys,
+        watchers=watchers,
+    )
+
+
+_NO_LIMITS = Limits()
+
+
+def data_log(config: Config) -> Path:
+    """The folder of tiles and checkpoint."""
+    return config.data / "log"
+
+
+def data_spool(config: Config) -> Path:
+    """The folder of unnamed temporary files."""
+    return config.data / "spool"
+
+
+class _Backlog:
+    """How many jobs wait: counted now and then, kept up in between."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.waiting = 0
+
+    def committed(self, write: WriteSet) -> None:
+        done = sum(1 for job in write.jobs.values() if job.state == "done")
+        if done:
+            self._gate.completed(done)
+        self.waiting += len(write.new_jobs) - done
+
+    @contextmanager
+    def admit(self, tenant: str) -> Iterator[None]:
+        self._gate.admit(max(0, self.waiting), tenant)
+        try:
+            yield
+        finally:
+            self._gate.leave()
+
+
+def _root_keys(config: Config) -> RootKeys:
+    secret = secret_or_new(config.data / "secrets" / "root.key")
+    return RootKeys(LocalRootKey("root-1", bytes.fromhex(secret.decode())))
+
+
+def _log_key(config: Config) -> LogKey:
+    path = config.data / "secrets" / "log.key"
+    if not path.exists():
+        write_secret(path, LogKey.generate(config.origin).encode())
+    return LogKey.decode(read_secret(path))
+
+
+def _policy(config: Config) -> PolicySet:
+    facts = Facts(
+        sites=(SiteFact(name=config.site.name, region=config.site.region),),
+        providers=tuple(
+            ProviderFact(
+                name=name,
+                region=regions(config)[name],
+                on_premises=getattr(part, "on_premises", False),
+            )
+            for name, part in {**config.providers, **config.authorities}.items()
+        ),
+        classes=tuple(
+            ClassFact(name=name, regions=c.residency) for name, c in config.classes.items()
+        ),
+    )
+    texts = {Path(f).name: Path(f).read_text() for f in config.policy.files}
+    return PolicySet.load(texts or None, facts)
+
+
+def _denied(policy: PolicySet, config: Config) -> Callable[[str, str, str], str]:
+    site = Entity("Site", config.site.name)
+
+    def denied(tenant: str, class_name: str, provider: str) -> str:
+        context: Context = {
+            "class": Entity("Class", class_name),
+            "tenant": tenant,
+            "mode": "normal",
+        }
+        decision = policy.authorize(site, "SignWith", Entity("Provider", provider), context)
+        return "" if decision.allow else decision.why
+
+    return denied
+
+
+async def _ensure_default_key(site: Site) -> None:
+    """Without any enrolled key a site could not sign: give it one of its own."""
+    if await site.store.streams(DEFAULT_TENANT, KEY_KIND, limit=1):
+        return
+    config, provider = site.config, software_provider(site.config)
+    if provider is None:
+        return
+    section = config.providers[provider]
+    assert isinstance(section, SoftwareProvider)
+    signer = software_signer(config, section)
+    info = await ensure_key(signer, DEFAULT_KEY, DEFAULT_ALGORITHM)
+    chain = certify(site_authority(config, site.clock), info, f"{site.name} signing", site.clock)
+    caller = Caller(DEFAULT_TENANT, f"site:{site.name}")
+    await site.signing.enrol_key(caller, DEFAULT_KEY, provider, DEFAULT_KEY, chain)
+
+
+async def run_site(site: Site) -> None:
+    """Keep the site working until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(site.publisher.run(), name="publisher")
+        if site.config.work.enabled:
+            group.create_task(site.runner.run(), name="runner")
+        group.create_task(_check_providers(site), name="provider-checks")
+        group.create_task(_prune(site), name="prune")
+
+
+CHECK_EVERY_S = 0.25
+"""How often ejected providers are looked at; each has its own growing interval."""
+CHECK_TIMEOUT_S = 2.0
+PRUNE_EVERY_S = 60.0
+IDEMPOTENCY_KEPT_MS = 48 * 3_600_000
+"""How long an idempotency key is remembered."""
+JOBS_KEPT_MS = 24 * 3_600_000
+"""How long a finished job can be asked about; the log keeps what it did."""
+
+
+async def _check_providers(site: Site) -> None:
+    world = site.world
+    sides = (
+        (world.signer_router, world.signers),
+        (world.authority_router, world.authorities),
+    )
+    async with asyncio.TaskGroup() as group:
+        while True:
+            for router, ports in sides:
+                for name in router.checks_due():
+                    call = router.check_started(name)
+                    if call is not None:
+                        group.create_task(_check(router, call, ports[name].check()))
+            await asyncio.sleep(CHECK_EVERY_S)
+
+
+async def _check(router: Router, call: Call, check: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await check
+        router.finished(call, OK)
+    except Exception as error:
+        router.finished(call, outcome_of(error))
+
+
+async def _prune(site: Site) -> None:
+    while True:
+        await asyncio.sleep(PRUNE_EVERY_S)
+        now_ms = site.clock.now_ms()
+        try:
+            await site.store.prune(
+                idempotency_before_ms=now_ms - IDEMPOTENCY_KEPT_MS,
+                jobs_before_ms=now_ms - JOBS_KEPT_MS,
+            )
+        except OutlastError as error:
+            log.warning("cannot prune: %s", error)
