@@ -206,7 +206,8 @@ def test_the_tiles_of_a_tree_of_70000() -> None:
     """273 full and a partial of 112 at level 0, one full and 17 at level 1, 1 at level 2 (tlog-tiles)."""
     every = list(tiles.tiles_between(0, 70_000))
     widths = [
-        [tile.width for tile in every if tile.level == level] for level in (tiles.ENTRIES, 0, 1, 2, 3)
+        [tile.width for tile in every if tile.level == level]
+        for level in (tiles.ENTRIES, 0, 1, 2, 3)
     ]
     assert widths == [[256] * 273 + [112], [256] * 273 + [112], [256, 17], [1], []]
 

@@ -110,10 +110,7 @@ class TileArchive:
         limit = MAX_BUNDLE_BYTES if tile.level == ENTRIES else TILE_BYTES
         data = self._files.read(self._directory / tile.path, limit + 1)
         if data is None and tile.partial:
-            full = self.read_tile(tile.full)
-            if tile.level == ENTRIES:
-                return format_bundle(parse_bundle(full, TILE_WIDTH)[: tile.width])
-            return full[: tile.width * HASH_BYTES]
+            return _cut(self.read_tile(tile.full), tile.full, tile.width)
         if data is None:
             raise Refused("tile-not-found", f"this log has no {tile.path}")
         if tile.level != ENTRIES and len(data) != tile.width * HASH_BYTES:
@@ -150,7 +147,7 @@ class TileArchive:
         """Write the tiles and bundles that arise when ``entries`` follow entry ``old_size - 1``; returns the tree.
 
         Nothing of it is published yet. May be repeated: what is there with the same bytes stays. Raises
-        Refused ``archive-gap`` when the tiles of a tree of ``old_size`` are not here, ``entry-too-large``; Corrupt
+        Refused ``archive-gap`` when ``old_size`` is beyond what is here, ``entry-too-large``; Corrupt
         ``archive-rewrite``, ``archive-sync``; Unavailable ``archive-io``. After a failure the archive is as good
         as before.
         """
@@ -205,24 +202,27 @@ class TileArchive:
 
     def _load_edge(self, size: int) -> _Edge:
         """The edge of the tree of ``size``, from its partial tiles; checked if that size is the published one."""
+        published = self.published()
+        widest = max(size, 0 if published is None else published.size)
         try:
-            bundle = self._read_partial(ENTRIES, size)
+            bundle = self._read_partial(ENTRIES, size, widest)
             levels: list[bytes] = []
             while items_at(len(levels), size):
-                levels.append(self._read_partial(len(levels), size))
+                levels.append(self._read_partial(len(levels), size, widest))
         except Refused as error:
             raise Refused("archive-gap", f"the archive has no tree of size {size}") from error
         tree = TreeEdge(size, levels)
-        published = self.published()
         if published and published.size == size and published.root != tree.root():
             raise Corrupt("archive-root", f"the tiles at size {size} are not the published tree's")
         return _Edge(tree, parse_bundle(bundle, size % TILE_WIDTH))
 
-    def _read_partial(self, level: int, size: int) -> bytes:
+    def _read_partial(self, level: int, size: int, widest: int) -> bytes:
+        """A level's partial tile at ``size``, cut from the tile that the tree of ``widest`` has there."""
         items = items_at(level, size)
         if not items % TILE_WIDTH:
             return b""
-        return self.read_tile(tile_at(level, items // TILE_WIDTH, size))
+        tile = tile_at(level, items // TILE_WIDTH, widest)
+        return _cut(self.read_tile(tile), tile, items % TILE_WIDTH)
 
 
 class _Batch:
@@ -286,3 +286,10 @@ def _resources(edge: _Edge, entries: Iterator[bytes]) -> Iterator[tuple[Tile, by
     if edge.entries and size != old_size:
         yield tile_at(ENTRIES, size // TILE_WIDTH, size), format_bundle(edge.entries)
     yield from edge.tree.partials(old_size)
+
+
+def _cut(data: bytes, tile: Tile, width: int) -> bytes:
+    """The first ``width`` items of a tile or bundle."""
+    if tile.level == ENTRIES:
+        return format_bundle(parse_bundle(data, tile.width)[:width])
+    return data[: width * HASH_BYTES]
