@@ -49,11 +49,13 @@ class ExchangeLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer, read whole. ``retry_after_s`` is the Retry-After header, if any, in seconds from now."""
+    """An answer, read whole. ``retry_after_s`` is the Retry-After header, if any, in seconds from now;
+    ``media_type`` the Content-Type in lower case without parameters, empty where there is none."""
 
     status: int
     content: bytes
     retry_after_s: float | None = None
+    media_type: str = ""
 
 
 _HTTP_ERRORS = (
@@ -140,6 +142,7 @@ class Exchange:
             status=response.status,
             content=content,
             retry_after_s=_retry_after_s(response.headers),
+            media_type=_media_type(response.headers),
         )
 
     def _sendable(self, headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -251,6 +254,13 @@ def _retry_after_s(headers: list[tuple[bytes, bytes]]) -> float | None:
     except (ValueError, TypeError):
         return None
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+
+
+def _media_type(headers: list[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name.lower() == b"content-type":
+            return value.decode("latin-1").partition(";")[0].strip().lower()
+    return ""
 
 
 class _ClosingBackend(httpcore2.AsyncNetworkBackend):

@@ -60,10 +60,10 @@ _OUT_OF_ORDER = frozenset({"time_not_available", "system_failure"})
 
 
 class TsaRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is trusted of one authority. ``pinned``: DER certificates, roots or its very own. ``intermediates``: more
+    """What is trusted of one authority. ``roots``: the pinned DER certificates, roots or its very own. ``intermediates``: more
     DER certificates a path may use. ``policies``: accepted policy OIDs, None for any."""
 
-    pinned: tuple[bytes, ...]
+    roots: tuple[bytes, ...]
     intermediates: tuple[bytes, ...] = ()
     policies: frozenset[str] | None = None
     max_skew_ms: int = DEFAULT_MAX_SKEW_MS
@@ -193,7 +193,7 @@ def _verify(token_der: bytes, digest: bytes, rules: TsaRules, nonce: int | None)
     _check_info(info, digest, rules, nonce)
     signer = only_signer(signed)
     raw = raw_signed_data(token_der)
-    known = dict.fromkeys((*raw.certificates, *rules.pinned, *rules.intermediates))
+    known = dict.fromkeys((*raw.certificates, *rules.roots, *rules.intermediates))
     certificates = [load_certificate(der) for der in known]
     leaf = signers_certificate(signer, certificates)
     attributes = signed_attributes(signer)
@@ -201,7 +201,7 @@ def _verify(token_der: bytes, digest: bytes, rules: TsaRules, nonce: int | None)
     check_binding(attributes, leaf)
     path = find_path(
         leaf,
-        [load_certificate(der) for der in rules.pinned],
+        [load_certificate(der) for der in rules.roots],
         certificates,
         datetime.fromtimestamp(gen_time_ms / 1000, tz=UTC),
     )
