@@ -13,7 +13,7 @@ this process's own and starts afresh with it. One owner: not thread-safe.
 Intervals are taken from the monotonic clock, so a wall clock that jumps ejects nobody. Time in which nobody called
 the router for more than ``LAG_MS`` is not held against calls under way: a busy event loop, a suspended process
 or an idle site must not look like a silent provider. Whoever wants silence noticed without traffic calls
-``tick`` at least every ``LAG_MS`` / 2.
+``tick`` (or ``checks_due``, which does) more often than that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MAX_PROVIDERS = 256
 MAX_CHANGES = 1_024
 """Changes kept for the drain; older ones are dropped and counted."""
 
-LAG_MS = 200.0
+LAG_MS = 300.0
 """A gap between two looks at the clock that is still the provider's to answer for."""
 
 
