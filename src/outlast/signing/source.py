@@ -82,4 +82,5 @@ def revision_of(blob: BlobRef, source: Source) -> Revision:
         blob=blob,
         contents_offset=source.prepared.original_length + source.prepared.contents_offset,
         reserved_bytes=source.prepared.reserved_bytes,
+        length=blob.size,
     )

@@ -172,7 +172,9 @@ class Handlers:
                 raise nobody(stamped.tried)
             stamp = await record_of(world, tenant, stamped.token, document=True)
             whole = document + signed_revision(filled, stamped.token.der)
-            new = Revision(blob=await world.bodies.put_bytes(tenant, whole))
+            new = msgspec.structs.replace(
+                revision, blob=await world.bodies.put_bytes(tenant, whole)
+            )
             places = tuple(i for i, s in enumerate(request.signatures) if _owes(s))
         command = SettleTimestamp(
             at_ms=world.clock.now_ms(),

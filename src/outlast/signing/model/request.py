@@ -59,12 +59,13 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A signed file. ``contents_offset`` and ``reserved_bytes`` tell where in it the newest signature's CMS
-    stands (PDF only), so that a timestamp can be added in place."""
+    """A signed file. For PDFs: where in it the signature's CMS stands, and how many bytes it had when that
+    signature was made (later revisions only append)."""
 
     blob: BlobRef
     contents_offset: int = 0
     reserved_bytes: int = 0
+    length: int = 0
 
 
 class Stamp(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
