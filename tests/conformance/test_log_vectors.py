@@ -8,7 +8,10 @@ tlog-cosignature, tlog-tiles and tlog-proof (C2SP commit 5ba5ee8).
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
+import subprocess
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from outlast.core.errors import Corrupt
 from outlast.core.log import merkle, note, proof, signers, tiles
-from outlast.core.log.checkpoint import Checkpoint, parse_checkpoint
+from outlast.core.log.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
+from outlast.core.log.logkey import LogKey
 
 LEAVES = [
     merkle.leaf_hash(bytes.fromhex(text))
@@ -236,3 +240,32 @@ def test_an_empty_log_has_a_checkpoint() -> None:
     """Size 0 is written "0" and its root is SHA-256 of nothing (tlog-checkpoint; RFC 6962, 2.1)."""
     text = Checkpoint("example.com/log", 0, merkle.EMPTY_ROOT).text()
     assert text == "example.com/log\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
+
+
+def test_openssl_verifies_a_checkpoint(tmp_path: Path) -> None:
+    """The recipe of docs/reference/log.md: OpenSSL alone verifies a checkpoint by its vkey."""
+    key = LogKey.generate("log.example/eu-1")
+    (tmp_path / "checkpoint").write_bytes(
+        sign_checkpoint(key.name, 8, ROOTS[8], key.signers, time_s=1)
+    )
+    recipe = """
+        set -e
+        sed '/^$/,$d' checkpoint > text
+        { printf '302a300506032b6570032100' | xxd -r -p
+          echo "${VKEY#*+*+}" | base64 -d | tail -c 32; } | openssl pkey -pubin -inform DER -out key.pem
+        ID=$(echo "$VKEY" | cut -d+ -f2)
+        grep '^— ' checkpoint | cut -d' ' -f3 | while read -r s; do
+          if [ "$(echo "$s" | base64 -d | head -c 4 | xxd -p)" = "$ID" ]; then
+            echo "$s" | base64 -d | tail -c +5 > sig
+          fi
+        done
+        openssl pkeyutl -verify -rawin -pubin -inkey key.pem -sigfile sig -in text
+    """
+    environment = {**os.environ, "VKEY": key.vkeys[0]}
+    run = ["bash", "-c", recipe]
+    good = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert good.returncode == 0, f"needs bash, openssl 3 and xxd: {good.stderr}"
+    changed = (tmp_path / "checkpoint").read_bytes().replace(b"\n8\n", b"\n9\n")
+    (tmp_path / "checkpoint").write_bytes(changed)
+    bad = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert bad.returncode != 0
