@@ -266,18 +266,27 @@ class Signing:
             )
         return request, revision.blob, self._world.bodies.stream(caller.tenant, revision.blob)
 
-    async def approve(self, caller: Caller, request_id: str) -> Receipt:
+    async def approve(
+        self, caller: Caller, request_id: str, idempotency: Idempotency | None = None
+    ) -> Receipt:
         """Approve a request of a class that needs it; not by whoever made it."""
         command = requests.ApproveRequest(at_ms=self._world.clock.now_ms(), by=caller.actor)
-        return await self._submit(caller, requests.KIND, request_id, command)
+        return await self._submit(caller, requests.KIND, request_id, command, idempotency)
 
     async def cancel(
-        self, caller: Caller, request_id: str, reason: str = "", version: int | None = None
+        self,
+        caller: Caller,
+        request_id: str,
+        reason: str = "",
+        version: int | None = None,
+        idempotency: Idempotency | None = None,
     ) -> Receipt:
         """Withdraw a request that has no signature yet."""
         command = requests.CancelRequest(at_ms=self._world.clock.now_ms(), reason=reason)
         submission = self._submission(caller, requests.KIND, request_id, command)
-        submission = msgspec.structs.replace(submission, expected_version=version)
+        submission = msgspec.structs.replace(
+            submission, expected_version=version, idempotency=idempotency
+        )
         return await self._world.door.submit(submission)
 
     # -- keys -------------------------------------------------------------------------------------------------
@@ -311,20 +320,30 @@ class Signing:
         return await self._submit(caller, keys.KIND, name, command)
 
     async def disable_key(
-        self, caller: Caller, name: str, provider: str = "", reason: str = ""
+        self,
+        caller: Caller,
+        name: str,
+        provider: str = "",
+        reason: str = "",
+        idempotency: Idempotency | None = None,
     ) -> Receipt:
         """Let a key, or its binding at one provider, sign no more."""
         at_ms = self._world.clock.now_ms()
         command = keys.DisableKey(at_ms=at_ms, provider=provider, reason=reason)
-        return await self._submit(caller, keys.KIND, name, command)
+        return await self._submit(caller, keys.KIND, name, command, idempotency)
 
     async def enable_key(
-        self, caller: Caller, name: str, provider: str = "", reason: str = ""
+        self,
+        caller: Caller,
+        name: str,
+        provider: str = "",
+        reason: str = "",
+        idempotency: Idempotency | None = None,
     ) -> Receipt:
         """Let it sign again."""
         at_ms = self._world.clock.now_ms()
         command = keys.EnableKey(at_ms=at_ms, provider=provider, reason=reason)
-        return await self._submit(caller, keys.KIND, name, command)
+        return await self._submit(caller, keys.KIND, name, command, idempotency)
 
     async def keys(self, caller: Caller) -> tuple[KeyView, ...]:
         """All signing keys of the tenant."""
@@ -408,8 +427,18 @@ class Signing:
         except Refused:  # erased: the rest of the record stays readable
             return Details()
 
-    async def _submit(self, caller: Caller, kind: str, stream: str, command: Command) -> Receipt:
-        return await self._world.door.submit(self._submission(caller, kind, stream, command))
+    async def _submit(
+        self,
+        caller: Caller,
+        kind: str,
+        stream: str,
+        command: Command,
+        idempotency: Idempotency | None = None,
+    ) -> Receipt:
+        submission = self._submission(caller, kind, stream, command)
+        if idempotency is not None:
+            submission = msgspec.structs.replace(submission, idempotency=idempotency)
+        return await self._world.door.submit(submission)
 
     def _submission(self, caller: Caller, kind: str, stream: str, command: Command) -> Submission:
         return Submission(
