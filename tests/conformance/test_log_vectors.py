@@ -248,14 +248,14 @@ def test_openssl_verifies_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").write_bytes(
         sign_checkpoint(key.name, 8, ROOTS[8], key.signers, time_s=1)
     )
-    recipe = """
+    recipe = r"""
         set -e
         sed '/^$/,$d' checkpoint > text
-        { printf '302a300506032b6570032100' | xxd -r -p
+        { printf '\060\052\060\005\006\003\053\145\160\003\041\000'
           echo "${VKEY#*+*+}" | base64 -d | tail -c 32; } | openssl pkey -pubin -inform DER -out key.pem
         ID=$(echo "$VKEY" | cut -d+ -f2)
         grep '^— ' checkpoint | cut -d' ' -f3 | while read -r s; do
-          if [ "$(echo "$s" | base64 -d | head -c 4 | xxd -p)" = "$ID" ]; then
+          if [ "$(echo "$s" | base64 -d | head -c 4 | od -An -tx1 | tr -d ' \n')" = "$ID" ]; then
             echo "$s" | base64 -d | tail -c +5 > sig
           fi
         done
@@ -264,7 +264,7 @@ def test_openssl_verifies_a_checkpoint(tmp_path: Path) -> None:
     environment = {**os.environ, "VKEY": key.vkeys[0]}
     run = ["bash", "-c", recipe]
     good = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert good.returncode == 0, f"needs bash, openssl 3 and xxd: {good.stderr}"
+    assert good.returncode == 0, f"needs bash and openssl 3: {good.stderr}"
     changed = (tmp_path / "checkpoint").read_bytes().replace(b"\n8\n", b"\n9\n")
     (tmp_path / "checkpoint").write_bytes(changed)
     bad = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
