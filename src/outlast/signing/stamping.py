@@ -27,14 +27,21 @@ class Stamped(msgspec.Struct, frozen=True):
     tried: tuple[str, ...]
 
 
-async def obtain_token(world: World, document_class: DocumentClass, digest: bytes) -> Stamped:
+async def obtain_token(
+    world: World, tenant: str, document_class: DocumentClass, digest: bytes
+) -> Stamped:
     """Ask the class's authorities in the order that routing gives. Never raises for an authority's failure."""
     router = world.authority_router
     names = document_class.authorities or tuple(world.authorities)
     candidates = [
         Candidate(name, world.regions.get(name, "")) for name in names if name in world.authorities
     ]
-    policy = RoutePolicy(preferred=names, regions=document_class.residency)
+    denied = {
+        name: reason
+        for name in names
+        if (reason := world.denied(tenant, document_class.name, name))
+    }
+    policy = RoutePolicy(preferred=names, regions=document_class.residency, denied=denied)
     tried: list[str] = []
     asked: set[str] = set()
     for _ in candidates:

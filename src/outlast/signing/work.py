@@ -105,7 +105,9 @@ class Handlers:
         if signature.revision is not None or not signature.value:
             return
         document_class = world.class_of(request.class_name)
-        stamped = await obtain_token(world, document_class, sha256(signature.value).digest())
+        stamped = await obtain_token(
+            world, job.tenant, document_class, sha256(signature.value).digest()
+        )
         now_ms = world.clock.now_ms()
         due_ms = 0
         if stamped.token is None:
@@ -152,7 +154,7 @@ class Handlers:
         document_class = world.class_of(request.class_name)
         if alone:
             value = request.signatures[place].value
-            stamped = await obtain_token(world, document_class, sha256(value).digest())
+            stamped = await obtain_token(world, tenant, document_class, sha256(value).digest())
             if stamped.token is None:
                 raise nobody(stamped.tried)
             stamp = await record_of(world, tenant, stamped.token)
@@ -167,7 +169,7 @@ class Handlers:
             )
             prepared = await world.prepare(document, options)
             filled = fill(document, prepared, None)
-            stamped = await obtain_token(world, document_class, filled.digest)
+            stamped = await obtain_token(world, tenant, document_class, filled.digest)
             if stamped.token is None:
                 raise nobody(stamped.tried)
             stamp = await record_of(world, tenant, stamped.token, document=True)

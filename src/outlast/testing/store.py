@@ -273,6 +273,10 @@ class MemoryStore:
             states.count("parked"),
         )
 
+    async def count_jobs(self, kind: str) -> int:
+        jobs = self.jobs.values()
+        return sum(1 for j in jobs if j.kind == kind and j.state in ("ready", "leased"))
+
     async def next_due_ms(self, kinds: Sequence[str]) -> int | None:
         self._check_open()
         jobs = [self.disk.jobs[job_id] for job_id in self.disk.unfinished]

@@ -34,6 +34,22 @@ class SoftwareKeys(
     passphrase_file: Path
 
 
+class Pkcs11Keys(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag="pkcs11",
+    tag_field="kind",
+    forbid_unknown_fields=True,
+):
+    """A PKCS#11 token; see `adapters.keys.pkcs11`."""
+
+    module: Path
+    token_label: str
+    pin_file: Path
+    sessions: int = 8
+
+
 class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of ``[[clients]]``; see `surfaces.signer.access.ClientRule`."""
 
@@ -50,7 +66,7 @@ class ApplianceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     key_file: Path
     client_ca_file: Path
     clients: tuple[ClientEntry, ...]
-    keystore: SoftwareKeys
+    keystore: SoftwareKeys | Pkcs11Keys
     host: str = "127.0.0.1"
     port: int = 0
     audit_file: Path | None = None
@@ -78,7 +94,17 @@ def read_appliance_config(path: Path) -> ApplianceConfig:
 def open_appliance_keystore(config: ApplianceConfig) -> Signer:
     """The signer that the configuration names. Raises Refused ``config-invalid``, OSError."""
     keystore = config.keystore
-    return SoftwareSigner(keystore.directory, read_secret(keystore.passphrase_file))
+    if isinstance(keystore, SoftwareKeys):
+        return SoftwareSigner(keystore.directory, read_secret(keystore.passphrase_file))
+    # here, not above: python-pkcs11 is an extra that software keys do without
+    from outlast.adapters.keys.pkcs11 import Pkcs11Signer
+
+    return Pkcs11Signer(
+        keystore.module,
+        token_label=keystore.token_label,
+        pin=read_secret(keystore.pin_file),
+        sessions=keystore.sessions,
+    )
 
 
 def read_secret(path: Path) -> bytes:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from outlast import __version__
 from outlast.adapters.blob.filesystem import FilesystemBlobs
+from outlast.core.access import Access, ApiKeyDecider, Authenticator
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.blobs import Blobs
 from outlast.core.clock import Clock, HybridClock, SystemClock
@@ -32,14 +34,17 @@ from outlast.core.publish import Publisher
 from outlast.core.routing.breaker import BreakerConfig
 from outlast.core.routing.health import ProviderConfig
 from outlast.core.routing.latency import DeadlineConfig
-from outlast.core.routing.outcome import OK, outcome_of
-from outlast.core.routing.router import Call, Router
+from outlast.core.routing.router import Router
 from outlast.core.store.port import Store, WriteSet
 from outlast.core.store.sqlite.engine import SqliteStore
 from outlast.core.work.job import JobDecider
 from outlast.core.work.runner import Limits as RunnerLimits
 from outlast.core.work.runner import Runner
+from outlast.operations.model.mode import Limits as ModeLimits
+from outlast.operations.model.mode import ModeDecider
+from outlast.operations.model.provider import ProviderDecider
 from outlast.signing.api import Caller, Signing
+from outlast.signing.evidence.bundle import Evidence
 from outlast.signing.intake import Intake
 from outlast.signing.model.document import DocumentDecider
 from outlast.signing.model.key import KIND as KEY_KIND
@@ -50,7 +55,7 @@ from outlast.signing.pdf.revision import Prepared
 from outlast.signing.sandbox import Bounds, PdfSandbox
 from outlast.signing.work import kinds
 from outlast.signing.world import World
-from outlast.wiring.config import Config, SoftwareProvider
+from outlast.wiring.config import Config, Pkcs11Provider, Provider, SoftwareProvider
 from outlast.wiring.embedded import (
     DEFAULT_ALGORITHM,
     DEFAULT_KEY,
@@ -66,12 +71,18 @@ from outlast.wiring.providers import (
     software_signer,
 )
 from outlast.wiring.secrets import read_secret, secret_or_new, write_secret
+from outlast.wiring.watch import Watch
 
 log = logging.getLogger("outlast.site")
 T = TypeVar("T")
 DEFAULT_TENANT = "default"
 
 SIGNER_HEALTH = ProviderConfig(breaker=BreakerConfig(check_first=True))
+LOCAL_HEALTH = ProviderConfig(
+    breaker=BreakerConfig(check_first=True, stall_ms=5_000, slow_call_ms=2_500),
+    deadline=DeadlineConfig(max_ms=5_000),
+)
+"""A key in this process is late when this process is busy; that is no reason to leave it."""
 AUTHORITY_HEALTH = ProviderConfig(
     breaker=BreakerConfig(check_first=True, stall_ms=2_000, slow_call_ms=1_500),
     deadline=DeadlineConfig(max_ms=2_000),
@@ -100,11 +111,30 @@ class Site:
     policy: PolicySet
     gate: Gate
     log_vkeys: tuple[str, ...]
+    watch: Watch
+    access: Access
+    authenticator: Authenticator
+    evidence: Evidence
     watchers: list[Callable[[WriteSet], None]] = field(default_factory=list)
 
 
+def _health(provider: Provider) -> ProviderConfig:
+    local = isinstance(provider, SoftwareProvider | Pkcs11Provider)
+    return LOCAL_HEALTH if local else SIGNER_HEALTH
+
+
 def _deciders() -> Deciders:
-    return Deciders([RequestDecider(), DocumentDecider(), KeyDecider(), JobDecider()])
+    return Deciders(
+        [
+            RequestDecider(),
+            DocumentDecider(),
+            KeyDecider(),
+            JobDecider(),
+            ApiKeyDecider(),
+            ModeDecider(),
+            ProviderDecider(),
+        ]
+    )
 
 
 async def _within(timeout_ms: int, work: Awaitable[T]) -> T:
@@ -125,11 +155,12 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = await SqliteStore.open(data / "site.db")
     try:
-        blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 20)
+        blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         try:
             async with sandbox:
                 site = _assemble(config, clock, ids, store, blobs, sandbox)
+                await site.watch.start()
                 await _ensure_default_key(site)
                 yield site
                 await site.committer.drain()
@@ -176,12 +207,12 @@ def _assemble(
         envelope=envelope,
         within=_within,
         prepare=prepare,
-        denied=_denied(policy, config),
+        denied=_denied(policy, config, lambda: watch.mode.label),
         classes=config.classes,
         signers=signers,
         authorities=authorities,
         regions=regions(config),
-        signer_router=Router(clock, dict.fromkeys(signers, SIGNER_HEALTH)),
+        signer_router=Router(clock, {name: _health(config.providers[name]) for name in signers}),
         authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
         actor=f"site:{config.site.name}",
     )
@@ -203,11 +234,24 @@ def _assemble(
         rng=system_random(),
         limits=RunnerLimits(concurrency=config.work.concurrency, lease_ms=config.work.lease_ms),
     )
-    backlog = _Backlog(gate)
+    watch = Watch(
+        name=config.site.name,
+        version=__version__,
+        world=world,
+        store=store,
+        blobs=blobs,
+        gate=gate,
+        publisher=publisher,
+        deciders=deciders,
+        limits=_disk_limits(config),
+        local=frozenset(n for n, p in config.providers.items() if isinstance(p, SoftwareProvider)),
+    )
+    authenticator = Authenticator(store, deciders, clock)
     watchers += [
         lambda write: publisher.wake() if write.entries else None,
         lambda write: runner.wake() if write.new_jobs else None,
-        backlog.committed,
+        watch.committed,
+        authenticator.committed,
     ]
     spool = data_spool(config)
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -223,15 +267,32 @@ def _assemble(
         publisher=publisher,
         runner=runner,
         world=world,
-        signing=Signing(world, store, Intake(bodies, sandbox.examine, spool), ids, backlog.admit),
+        signing=Signing(world, store, Intake(bodies, sandbox.examine, spool), ids, watch.admit),
         policy=policy,
         gate=gate,
         log_vkeys=key.vkeys,
+        watch=watch,
+        access=Access(committer, store, deciders, clock, ids),
+        authenticator=authenticator,
+        evidence=Evidence(
+            world,
+            store,
+            archive,
+            publisher,
+            origin=config.origin,
+            vkeys=key.vkeys,
+            made_by=f"outlast {__version__}",
+        ),
         watchers=watchers,
     )
 
 
 _NO_LIMITS = Limits()
+
+
+def _disk_limits(config: Config) -> ModeLimits:
+    low = config.storage.min_free_mb << 20
+    return ModeLimits(disk_low_bytes=low, disk_ok_bytes=low + low // 4)
 
 
 def data_log(config: Config) -> Path:
@@ -242,28 +303,6 @@ def data_log(config: Config) -> Path:
 def data_spool(config: Config) -> Path:
     """The folder of unnamed temporary files."""
     return config.data / "spool"
-
-
-class _Backlog:
-    """How many jobs wait: counted now and then, kept up in between."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self.waiting = 0
-
-    def committed(self, write: WriteSet) -> None:
-        done = sum(1 for job in write.jobs.values() if job.state == "done")
-        if done:
-            self._gate.completed(done)
-        self.waiting += len(write.new_jobs) - done
-
-    @contextmanager
-    def admit(self, tenant: str) -> Iterator[None]:
-        self._gate.admit(max(0, self.waiting), tenant)
-        try:
-            yield
-        finally:
-            self._gate.leave()
 
 
 def _root_keys(config: Config) -> RootKeys:
@@ -297,16 +336,19 @@ def _policy(config: Config) -> PolicySet:
     return PolicySet.load(texts or None, facts)
 
 
-def _denied(policy: PolicySet, config: Config) -> Callable[[str, str, str], str]:
+def _denied(
+    policy: PolicySet, config: Config, mode: Callable[[], str]
+) -> Callable[[str, str, str], str]:
     site = Entity("Site", config.site.name)
 
     def denied(tenant: str, class_name: str, provider: str) -> str:
         context: Context = {
             "class": Entity("Class", class_name),
             "tenant": tenant,
-            "mode": "normal",
+            "mode": mode(),
         }
-        decision = policy.authorize(site, "SignWith", Entity("Provider", provider), context)
+        action = "StampWith" if provider in config.authorities else "SignWith"
+        decision = policy.authorize(site, action, Entity("Provider", provider), context)
         return "" if decision.allow else decision.why
 
     return denied
@@ -334,43 +376,15 @@ async def run_site(site: Site) -> None:
         group.create_task(site.publisher.run(), name="publisher")
         if site.config.work.enabled:
             group.create_task(site.runner.run(), name="runner")
-        group.create_task(_check_providers(site), name="provider-checks")
+        group.create_task(site.watch.run(), name="watch")
         group.create_task(_prune(site), name="prune")
 
 
-CHECK_EVERY_S = 0.25
-"""How often ejected providers are looked at; each has its own growing interval."""
-CHECK_TIMEOUT_S = 2.0
 PRUNE_EVERY_S = 60.0
 IDEMPOTENCY_KEPT_MS = 48 * 3_600_000
 """How long an idempotency key is remembered."""
 JOBS_KEPT_MS = 24 * 3_600_000
 """How long a finished job can be asked about; the log keeps what it did."""
-
-
-async def _check_providers(site: Site) -> None:
-    world = site.world
-    sides = (
-        (world.signer_router, world.signers),
-        (world.authority_router, world.authorities),
-    )
-    async with asyncio.TaskGroup() as group:
-        while True:
-            for router, ports in sides:
-                for name in router.checks_due():
-                    call = router.check_started(name)
-                    if call is not None:
-                        group.create_task(_check(router, call, ports[name].check()))
-            await asyncio.sleep(CHECK_EVERY_S)
-
-
-async def _check(router: Router, call: Call, check: Awaitable[None]) -> None:
-    try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
-            await check
-        router.finished(call, OK)
-    except Exception as error:
-        router.finished(call, outcome_of(error))
 
 
 async def _prune(site: Site) -> None:

@@ -198,6 +198,10 @@ class Store(Protocol):
         """How much work there is."""
         ...
 
+    async def count_jobs(self, kind: str) -> int:
+        """How many jobs of a kind are ready or leased; a scan, not for hot paths."""
+        ...
+
     async def next_due_ms(self, kinds: Sequence[str]) -> int | None:
         """When the next ready job of these kinds comes due or its lease runs out; None when there is neither."""
         ...

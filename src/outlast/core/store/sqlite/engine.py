@@ -321,6 +321,11 @@ class SqliteStore:
         ]
         return JobCounts(*counts)
 
+    async def count_jobs(self, kind: str) -> int:
+        rows = await asyncio.to_thread(self._read, "count_kind", (kind,))
+        count: int = rows[0][0]
+        return count
+
     async def next_due_ms(self, kinds: Sequence[str]) -> int | None:
         names = json.dumps(list(kinds))
         rows = [*self._read("next_ready", (names,)), *self._read("next_expiry", (names,))]

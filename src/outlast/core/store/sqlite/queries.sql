@@ -86,6 +86,9 @@ SELECT count(*) FROM job WHERE state = 'dead';
 -- name: count_parked
 SELECT count(*) FROM job WHERE state = 'parked';
 
+-- name: count_kind
+SELECT count(*) FROM job WHERE state IN ('ready', 'leased') AND kind = ?;
+
 -- name: next_ready
 SELECT run_at_ms FROM job WHERE state = 'ready' AND kind IN (SELECT value FROM json_each(?))
 ORDER BY run_at_ms LIMIT 1;
