@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from outlast.core.errors import Refused
 
 KeyAlgorithm = Literal["rsa-pkcs1-sha256", "ecdsa-p256-sha256", "ed25519"]
-"""The same three words as ``ports.keys.Algorithm``."""
+"""What a key is for; ``ports.keys.Algorithm`` says what each stands for in a signature."""
 
 KEY_ALGORITHMS: tuple[KeyAlgorithm, ...] = ("rsa-pkcs1-sha256", "ecdsa-p256-sha256", "ed25519")
 

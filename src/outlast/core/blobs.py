@@ -15,8 +15,7 @@ import hmac
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-import msgspec
-
+from outlast.core.blobref import BlobRef
 from outlast.core.envelope import Envelope
 from outlast.core.errors import Corrupt, Refused
 from outlast.core.ids import Ids
@@ -33,15 +32,6 @@ class Store(Protocol):
     def get(self, name: str) -> AsyncIterator[bytes]: ...
 
     async def delete(self, name: str) -> None: ...
-
-
-class BlobRef(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a body is and what it must be: the store's name for it, SHA-256 of the plaintext (64 hex digits),
-    plaintext size in bytes."""
-
-    name: str
-    sha256: str
-    size: int
 
 
 class Blobs:

@@ -11,11 +11,13 @@ an adapter must not be trusted for that. Signing is safe to repeat: it has no ef
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
-Algorithm = Literal["rsa-pkcs1-sha256", "ecdsa-p256-sha256", "ed25519"]
+from outlast.core.asymmetric import KeyAlgorithm
+
+Algorithm = KeyAlgorithm
 """What is signed and how: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017), ECDSA on P-256 with SHA-256 (FIPS 186-5),
 Ed25519 (RFC 8032, pure). An RSA key has at least 3072 bits."""
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 
 import msgspec
 
-from outlast.core.blobs import BlobRef
+from outlast.core.blobref import BlobRef
 from outlast.core.commit import Idempotency, Receipt, Submission
 from outlast.core.decider import Command
 from outlast.core.errors import OutlastError, Refused

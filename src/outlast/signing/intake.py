@@ -15,7 +15,7 @@ from typing import Protocol
 import anyio.to_thread
 import msgspec
 
-from outlast.core.blobs import BlobRef
+from outlast.core.blobref import BlobRef
 from outlast.core.errors import OutlastError, Refused
 from outlast.signing.classes import DocumentClass
 from outlast.signing.pdf.facts import Limits, PdfFacts, PrepareOptions

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from outlast.core.blobs import BlobRef
+from outlast.core.blobref import BlobRef
 from outlast.core.errors import Corrupt
 from outlast.signing.model.request import Request, Revision
 from outlast.signing.pdf.facts import PrepareOptions

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from outlast.core.blobs import BlobRef
+from outlast.core.blobref import BlobRef
 from outlast.core.clock import Clock
 from outlast.core.commit import Receipt, Submission
 from outlast.core.decider import Deciders

@@ -30,61 +30,20 @@ from outlast.core.log.entry import decode_entry
 from outlast.core.log.proof import SUFFIX, format_proof, make_proof
 from outlast.core.store.port import Store, StreamKey
 from outlast.signing.cms import der
+from outlast.signing.evidence.manifest import EntryPart, FileFact, Manifest, SignaturePart
 from outlast.signing.evidence.readme import readme
 from outlast.signing.model import document as documents
 from outlast.signing.model import key as keys
 from outlast.signing.model import request as requests
 from outlast.signing.pdf.revision import ContentsPlace, contents
-from outlast.signing.views import RequestView, request_view
+from outlast.signing.views import request_view
 from outlast.signing.world import World
 
-VERSION = 1
 PUBLISH_WAIT_S = 10.0
 """How long a bundle waits for the checkpoint over its newest entry."""
 MAX_ENTRIES = 2_000
 """Log entries of one request that a bundle carries."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-
-
-class FileFact(msgspec.Struct, frozen=True):
-    """A file of the bundle."""
-
-    sha256: str
-    size: int
-
-
-class SignaturePart(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a signature's parts are in the bundle. ``cms`` is empty when a later revision holds it in the PDF."""
-
-    place: int
-    certificates: str
-    cms: str = ""
-    timestamp_response: str = ""
-    timestamp_token: str = ""
-    document_timestamp: bool = False
-
-
-class EntryPart(msgspec.Struct, frozen=True):
-    """A log entry and its proof."""
-
-    index: int
-    type: str
-    entry: str
-    proof: str
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """``bundle.json``."""
-
-    v: int = VERSION
-    made_by: str
-    origin: str
-    signed: tuple[str, ...]
-    document: str = ""
-    request: RequestView
-    signatures: tuple[SignaturePart, ...]
-    entries: tuple[EntryPart, ...]
-    files: dict[str, FileFact]
 
 
 class Published(Protocol):

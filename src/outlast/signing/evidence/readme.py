@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
+from outlast.signing.evidence.manifest import Manifest
 from outlast.signing.model.request import Request
-
-if TYPE_CHECKING:
-    from outlast.signing.evidence.bundle import Manifest
 
 _HEAD = """\
 EVIDENCE BUNDLE

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from outlast.core.blobs import BlobRef
+from outlast.core.blobref import BlobRef
 from outlast.core.decider import Command, Decision, Event
 from outlast.core.errors import Refused
 

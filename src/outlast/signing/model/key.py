@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from outlast.core.asymmetric import KeyAlgorithm
 from outlast.core.decider import Command, Decision, Event
 from outlast.core.errors import Refused
-from outlast.ports.keys import Algorithm
 
 KIND = "signing.key"
 MAX_BINDINGS = 32
@@ -31,7 +31,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
 
     provider: str
     key_ref: str
-    algorithm: Algorithm
+    algorithm: KeyAlgorithm
     spki: bytes
     chain: tuple[bytes, ...]
     fingerprint: str

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from outlast.core.blobs import BlobRef
+from outlast.core.blobref import BlobRef
 from outlast.core.decider import Command, Decision, Event, NewJob
 from outlast.core.errors import Conflict, Refused
 from outlast.signing.classes import Format, Level
