@@ -274,8 +274,8 @@ class MemoryStore:
         )
 
     async def count_jobs(self, kind: str) -> int:
-        jobs = self.jobs.values()
-        return sum(1 for j in jobs if j.kind == kind and j.state in ("ready", "leased"))
+        self._check_open()
+        return sum(self.disk.jobs[job_id].kind == kind for job_id in self.disk.unfinished)
 
     async def next_due_ms(self, kinds: Sequence[str]) -> int | None:
         self._check_open()

@@ -135,6 +135,7 @@ async def ends_jobs_with_or_without_an_event(bench: StoreBench) -> None:
         assert (rows[1].run_at_ms, rows[1].error, rows[1].attempts) == (now_ms + 70, "later", 1)
         assert (rows[2].error, rows[4].lease_until_ms) == ("hopeless", now_ms + 5_000)
         assert await store.job_counts() == JobCounts(ready=1, leased=1, dead=1, parked=1)
+        assert (await store.count_jobs(JOB), await store.count_jobs(OTHER)) == (2, 0)
         assert [job.id for job in await store.jobs("t1", state="done", after=1)] == [6]
         assert [job.id for job in await store.jobs("t1", after=2, limit=2)] == [3, 4]
         bench.clock.advance(TTL_MS)
