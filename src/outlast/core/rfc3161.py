@@ -164,19 +164,19 @@ def _granted_token(response_der: bytes) -> bytes:
     """The TimeStampToken inside a response that grants one."""
     if len(response_der) > MAX_RESPONSE_BYTES:
         raise _Bad(f"the response has more than {MAX_RESPONSE_BYTES} bytes")
-    response = tsp.TimeStampResp.load(response_der, strict=True)
-    status = response["status"]
-    if int(status["status"]) not in _GRANTED:
-        raise _rejection(status)
+    # by hand: asn1crypto's TimeStampResp insists on a token, which a rejection does not have
     (outer,) = elements(response_der, 1)
     parts = elements(outer.contents, 2)
+    status = tsp.PKIStatusInfo.load(parts[0].raw, strict=True)
+    if int(status["status"]) not in _GRANTED:
+        raise _rejection(status)
     if len(parts) != 2:
         raise _Bad("the response grants a token and has none")
     return parts[1].raw
 
 
 def _rejection(status: tsp.PKIStatusInfo) -> OutlastError:
-    reasons: frozenset[str] = frozenset(status["fail_info"].native or ())
+    reasons: frozenset[str] = frozenset(map(str, status["fail_info"].native or ()))
     texts = [str(text) for text in status["status_string"].native or ()]
     words = "".join(c if c.isprintable() else " " for c in "; ".join(texts))[:MAX_STATUS_TEXT]
     reason = " ".join(part for part in (*sorted(reasons), words) if part) or "no reason given"

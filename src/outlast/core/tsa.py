@@ -120,8 +120,8 @@ def rejection_response(rejection: Rejection) -> bytes:
         "status_string": [rejection.text],
         "fail_info": {rejection.fail_info},
     }
-    der: bytes = tsp.TimeStampResp({"status": status}).dump()
-    return der
+    # asn1crypto's TimeStampResp insists on a token, which RFC 3161 section 2.4.2 makes optional
+    return tlv(0x30, tsp.PKIStatusInfo(status).dump())
 
 
 class _Request(msgspec.Struct, frozen=True):
@@ -259,10 +259,11 @@ def _algorithms(key: StampingKey) -> tuple[bytes, bytes]:
 
 
 def _sign(key: StampingKey, data: bytes) -> bytes:
+    """ECDSA is deterministic (RFC 6979): one thing less that a machine's randomness must be good for."""
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key.sign(data)
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
     if key.curve.name == "secp384r1":
-        return key.sign(data, ec.ECDSA(hashes.SHA384()))
-    return key.sign(data, ec.ECDSA(hashes.SHA256()))
+        return key.sign(data, ec.ECDSA(hashes.SHA384(), deterministic_signing=True))
+    return key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
