@@ -109,6 +109,11 @@ class Runner:
         return len(self._running)
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of job that this worker runs."""
+        return tuple(sorted(self._kinds))
+
+    @property
     def paused(self) -> frozenset[str]:
         """Kinds of job that are not claimed."""
         return frozenset(self._paused)
