@@ -90,10 +90,11 @@ class Attempts:
         self._source = source
         self._details = details
         self._tried: set[str] = set()
+        self._ours = True
 
-    async def obtain(self) -> None:
-        """Return when a value is on record. Raises Refused when no provider may ever sign, Unavailable when
-        none can now."""
+    async def obtain(self) -> Statement | None:
+        """Return when a value is on record: what was signed, or None where somebody else's came first. Raises
+        Refused when no provider may ever sign, Unavailable when none can now."""
         signature = self._request.signatures[self._place]
         key = await self._world.key(self._job.tenant, signature.key)
         if signature.pin is not None:
@@ -101,8 +102,9 @@ class Attempts:
             await self._fail(signature.pin, "unknown", "interrupted")
         while True:
             routed = self._route(key, signature.key)
-            if await self._attempt(routed, signature.key):
-                return
+            said = await self._attempt(routed, signature.key)
+            if said is not None:
+                return said if self._ours else None
             self._tried.add(routed.binding.provider)
 
     def _route(self, key: SigningKey, name: str) -> Routed:
@@ -156,8 +158,8 @@ class Attempts:
             )
         return {b.provider: b for b in valid}
 
-    async def _attempt(self, routed: Routed, key_name: str) -> bool:
-        """Whether the provider's signature is on record now."""
+    async def _attempt(self, routed: Routed, key_name: str) -> Statement | None:
+        """What the provider signed, when a signature is on record now."""
         world, binding = self._world, routed.binding
         now_ms = world.clock.now_ms()
         try:
@@ -170,9 +172,9 @@ class Attempts:
         world.signer_router.finished(routed.call, outcome)
         if value is None:
             await self._fail(pin, outcome.kind, detail)
-            return False
+            return None
         await self._record(pin, key_name, value)
-        return True
+        return said
 
     async def _call(
         self, routed: Routed, said: Statement, pin: Pin
@@ -249,6 +251,7 @@ class Attempts:
             if error.code != "already-signed":
                 raise
             self._job.finished = False
+            self._ours = False
 
     def _submission(self, command: Command) -> Submission:
         return Submission(

@@ -90,12 +90,13 @@ class Handlers:
     async def _sign(self, job: Job, request: Request, place: int) -> None:
         world = self._world
         source = await load_source(world, job.tenant, request, place)
+        said: Statement | None = None
         if not request.signatures[place].value:
             details = await world.details(job.tenant, job.stream_id, request.sealed)
-            await Attempts(world, job, request, place, source, details).obtain()
+            said = await Attempts(world, job, request, place, source, details).obtain()
             request = await world.request(job.tenant, job.stream_id)
         if request.level == "B-B":
-            await self._produce(job, request, place, source, None)
+            await self._produce(job, request, place, source, said=said)
 
     async def timestamp(self, job: Job) -> None:
         """Stamp a fresh signature and produce its file, or owe the timestamp where the class permits."""
@@ -194,14 +195,16 @@ class Handlers:
         request: Request,
         place: int,
         source: Source,
-        token: Token | None,
+        token: Token | None = None,
         due_ms: int = 0,
         tried: tuple[str, ...] = (),
+        said: Statement | None = None,
     ) -> None:
         """Put the signature on record into its file, store that, and end the job with the record of it."""
         world = self._world
         signature = request.signatures[place]
-        said = await self._said(job, request, signature, source)
+        if said is None:
+            said = await self._said(job, request, signature, source)
         cms = said.template.finish(said.tbs, signature.value, token.der if token else None)
         if said.filled is None:
             blob = await world.bodies.put_bytes(job.tenant, cms)

@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,8 @@ WAL_WAIT_MS = 250
 """How long the writer then waits for readers and for the checkpoint thread, at each commit."""
 PAGE_CACHE_KIB = 16_384
 """Page cache of each connection."""
+CACHED_STREAMS = 8_192
+"""Newest states kept in memory, those written last; one is about 1 KiB."""
 MIN_SQLITE = (3, 51, 3)
 """Earlier versions can lose a committed WAL on reset (sqlite.org/wal.html#walresetbug)."""
 
@@ -119,6 +121,9 @@ class SqliteStore:
             os.close(self._lock_fd)
             raise
         self._read_lock = threading.Lock()
+        # What was written last is what is there: this process is the only writer. Only the writer's thread
+        # changes the cache, after COMMIT; others just look.
+        self._newest: dict[StreamKey, StreamRow] = {}
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._checkpoints = _Checkpointer(path, self._writer)
         # Only this process may hold leases on an embedded store; an earlier one's are void.
@@ -166,12 +171,24 @@ class SqliteStore:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        self._remember(write.streams)
         self._checkpoints.after_commit()
+
+    def _remember(self, streams: Mapping[StreamKey, StreamRow]) -> None:
+        for key, row in streams.items():
+            self._newest.pop(key, None)
+            self._newest[key] = row
+        for _ in range(len(self._newest) - CACHED_STREAMS):
+            del self._newest[next(iter(self._newest))]
 
     def _load(self, needs: Needs) -> Snapshot:
         db, q = self._writer, self._q
         streams: dict[StreamKey, StreamRow] = {}
         for key in needs.streams:
+            known_row = self._newest.get(key)
+            if known_row is not None:
+                streams[key] = known_row
+                continue
             for row in db.execute(q["stream"], key):
                 streams[key] = StreamRow(*row)
         known: dict[bytes, IdempotencyRow] = {}
@@ -265,6 +282,9 @@ class SqliteStore:
             return self._head(self._reader)
 
     async def stream(self, key: StreamKey) -> StreamRow | None:
+        known = self._newest.get(key)
+        if known is not None:
+            return known
         rows = self._read("stream", key)
         return StreamRow(*rows[0]) if rows else None
 
