@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -34,6 +35,12 @@ class Store(Protocol):
     async def delete(self, name: str) -> None: ...
 
 
+RECENT_BODY_BYTES = 256 * 1024
+"""Largest body remembered after it was put."""
+RECENT_BYTES = 16 * 1024 * 1024
+"""Plaintext bytes remembered in all: what was taken in is usually read again at once, to be signed."""
+
+
 class Blobs:
     """Bodies of all tenants in one store. Errors are those of the store, and Corrupt ``blob-corrupt``,
     ``envelope-corrupt`` or ``root-key-unknown``."""
@@ -42,6 +49,7 @@ class Blobs:
         self._store = store
         self._envelope = envelope
         self._ids = ids
+        self._recent = _Recent()
 
     async def put(
         self, tenant: str, chunks: AsyncIterator[bytes], *, max_bytes: int = MAX_BODY_BYTES
@@ -49,8 +57,11 @@ class Blobs:
         """Store a body durably; raises Refused ``body-too-large`` as soon as ``max_bytes`` is passed."""
         name = self._ids.new()
         measured = _Measured(chunks, max_bytes)
-        await self._store.put(name, self._envelope.seal_stream(measured.stream(), tenant, name))
-        return BlobRef(name=name, sha256=measured.sha256.hexdigest(), size=measured.size)
+        copy = _Copy(measured.stream())
+        await self._store.put(name, self._envelope.seal_stream(copy.stream(), tenant, name))
+        ref = BlobRef(name=name, sha256=measured.sha256.hexdigest(), size=measured.size)
+        self._recent.keep(tenant, ref, copy.body)
+        return ref
 
     async def put_bytes(self, tenant: str, body: bytes) -> BlobRef:
         """Store a body that is in memory already."""
@@ -77,10 +88,14 @@ class Blobs:
         """The whole body; raises Refused ``body-too-large`` before reading where it would exceed ``max_bytes``."""
         if ref.size > max_bytes:
             raise _too_large(max_bytes)
+        recent = self._recent.get(tenant, ref)
+        if recent is not None:
+            return recent
         return b"".join([piece async for piece in self.stream(tenant, ref)])
 
     async def delete(self, ref: BlobRef) -> None:
         """Forget the body; no error when it is gone already."""
+        self._recent.drop(ref)
         await self._store.delete(ref.name)
 
 
@@ -100,6 +115,56 @@ class _Measured:
                 raise _too_large(self._max_bytes)
             self.sha256.update(chunk)
             yield chunk
+
+
+class _Copy:
+    """Keeps a small body as it passes through."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        async for chunk in self._chunks:
+            self._size += len(chunk)
+            if self._size <= RECENT_BODY_BYTES:
+                self._parts.append(bytes(chunk))
+            else:
+                self._parts.clear()
+            yield chunk
+
+    @property
+    def body(self) -> bytes | None:
+        """All of it, or None when it was too large to keep."""
+        return b"".join(self._parts) if self._size <= RECENT_BODY_BYTES else None
+
+
+class _Recent:
+    """Bodies put lately, the oldest forgotten first. A tenant finds its own only."""
+
+    def __init__(self) -> None:
+        self._bodies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._size = 0
+
+    def keep(self, tenant: str, ref: BlobRef, body: bytes | None) -> None:
+        if body is None:
+            return
+        self._bodies[ref.name] = (tenant, body)
+        self._size += len(body)
+        while self._size > RECENT_BYTES:
+            _, (_, forgotten) = self._bodies.popitem(last=False)
+            self._size -= len(forgotten)
+
+    def get(self, tenant: str, ref: BlobRef) -> bytes | None:
+        owner, body = self._bodies.get(ref.name, ("", b""))
+        if owner != tenant or len(body) != ref.size:
+            return None
+        return body if hashlib.sha256(body).hexdigest() == ref.sha256 else None
+
+    def drop(self, ref: BlobRef) -> None:
+        _, body = self._bodies.pop(ref.name, ("", b""))
+        self._size -= len(body)
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

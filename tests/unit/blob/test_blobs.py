@@ -25,11 +25,16 @@ def store() -> MemoryBlobs:
     return MemoryBlobs()
 
 
+def opened(store: MemoryBlobs) -> Blobs:
+    """Encrypted bodies over a store, as a process that has just started sees them."""
+    envelope = Envelope(RootKeys(LocalRootKey("root-1", b"k" * 32)))
+    return Blobs(store, envelope, Ids(ManualClock()))
+
+
 @pytest.fixture
 def blobs(store: MemoryBlobs) -> Blobs:
     """Encrypted bodies over the store."""
-    envelope = Envelope(RootKeys(LocalRootKey("root-1", b"k" * 32)))
-    return Blobs(store, envelope, Ids(ManualClock()))
+    return opened(store)
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 1_000_000])
@@ -38,6 +43,7 @@ async def test_put_and_read(blobs: Blobs, store: MemoryBlobs, size: int) -> None
     ref = await blobs.put("acme", pieces(body(size)))
     assert (ref.sha256, ref.size) == (hashlib.sha256(body(size)).hexdigest(), size)
     assert await blobs.read("acme", ref) == body(size)
+    assert await opened(store).read("acme", ref) == body(size)
     assert size == 0 or body(size)[:200] not in store.stored[ref.name] or size < 200
 
 
@@ -64,7 +70,8 @@ async def test_damage_is_found(blobs: Blobs, store: MemoryBlobs) -> None:
     for bad in (good[:-1] + bytes([good[-1] ^ 1]), good[:-1], store.stored[other.name]):
         store.stored[ref.name] = bad
         with pytest.raises(Corrupt):
-            await blobs.read("acme", ref)
+            await opened(store).read("acme", ref)
+    assert await blobs.read("acme", ref) == body(1000)  # remembered since it was put
 
 
 @pytest.mark.parametrize("changes", [{"sha256": "0" * 64}, {"size": 5}, {"size": 7}])
