@@ -20,7 +20,7 @@ import msgspec
 from outlast.core.backoff import BackoffPolicy
 from outlast.core.clock import Clock
 from outlast.core.commit import Claim, Committer, Finish, Settle, Submission
-from outlast.core.errors import Conflict, OutlastError, Unavailable
+from outlast.core.errors import Conflict, OutlastError
 from outlast.core.ids import Random
 from outlast.core.store.port import JobRow, Store
 from outlast.core.work.job import KIND, BuryJob
@@ -98,7 +98,8 @@ class Runner:
         self._rng = rng
         self._limits = limits or Limits()
         self._paused: set[str] = set()
-        self._running: dict[int, tuple[Job, asyncio.Task[None]]] = {}
+        # By (job, lease): a process that was stopped for longer than its leases may rescue its own jobs.
+        self._running: dict[tuple[int, int], tuple[Job, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
         self._completions: deque[float] = deque(maxlen=DRAIN_WINDOW)
         self.done = 0
@@ -176,14 +177,14 @@ class Runner:
         for row in claimed:
             job = Job(row)
             task = asyncio.create_task(self._handle(job), name=f"job-{row.id}")
-            self._running[row.id] = (job, task)
+            self._running[row.id, row.lease] = (job, task)
         if not claimed:
             await self._sleep(room)
 
     async def _sleep(self, room: int) -> None:
         timeout = IDLE_POLL_S
         if room > 0:
-            due_ms = await self._store.next_due_ms(self._claimable_kinds())
+            due_ms = await self._next_due_ms()
             if due_ms is not None:
                 timeout = min(timeout, max(0.002, (due_ms - self._clock.now_ms()) / 1000))
         try:
@@ -191,6 +192,13 @@ class Runner:
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+    async def _next_due_ms(self) -> int | None:
+        try:
+            return await self._store.next_due_ms(self._claimable_kinds())
+        except OutlastError as error:
+            log.warning("cannot see what is due: %s", error)
+            return None
 
     async def _handle(self, job: Job) -> None:
         kind = self._kinds[job.row.kind]
@@ -203,7 +211,7 @@ class Runner:
         except Exception as error:
             await self._failed(job, error, kind.backoff)
         finally:
-            del self._running[job.row.id]
+            del self._running[job.row.id, job.row.lease]
             self._wake.set()
 
     async def _failed(self, job: Job, error: Exception, backoff: BackoffPolicy) -> None:
@@ -223,9 +231,9 @@ class Runner:
                 await self._committer.settle(Settle(job.tenant, finish))
         except Conflict:
             return  # taken over meanwhile: the new holder decides
-        except Unavailable as unavailable:
+        except OutlastError as unwritten:
             # nothing lost: the lease runs out and the job is claimed again
-            log.warning("job %d: outcome not written: %s", job.row.id, unavailable)
+            log.warning("job %d: outcome not written: %s", job.row.id, unwritten)
 
     async def _heartbeat(self) -> None:
         while True:
@@ -244,7 +252,8 @@ class Runner:
         except Conflict:
             if not job.finished:
                 task.cancel()  # somebody else holds it: what we would do now is lost work
-        except Unavailable as error:
+        except OutlastError as error:
+            # one beat of several in a lease; were it not caught, all heartbeats would end here
             log.warning("job %d: heartbeat not written: %s", row.id, error)
 
 
