@@ -9,6 +9,9 @@ from __future__ import annotations
 import msgspec
 from asn1crypto import parser
 
+SEQUENCE = 0x30
+"""Identifier octet of a SEQUENCE (universal, constructed, 16)."""
+
 
 class Element(msgspec.Struct, frozen=True):
     """``raw`` is the whole element; ``identifier`` its first octet (class, form and tag); ``contents`` what is inside."""

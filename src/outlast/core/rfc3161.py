@@ -24,7 +24,7 @@ from asn1crypto import cms, core, tsp
 from cryptography import x509
 
 from outlast.core.certpath import PathError, find_path, load_certificate
-from outlast.core.der import elements
+from outlast.core.der import SEQUENCE, elements
 from outlast.core.errors import OutlastError, Refused, Unavailable
 from outlast.core.signerinfo import (
     SignerError,
@@ -167,6 +167,8 @@ def _granted_token(response_der: bytes) -> bytes:
     # by hand: asn1crypto's TimeStampResp insists on a token, which a rejection does not have
     (outer,) = elements(response_der, 1)
     parts = elements(outer.contents, 2)
+    if outer.identifier != SEQUENCE:
+        raise _Bad("the response is not a SEQUENCE")
     status = tsp.PKIStatusInfo.load(parts[0].raw, strict=True)
     if int(status["status"]) not in _GRANTED:
         raise _rejection(status)
@@ -225,6 +227,10 @@ def _signed_content(token_der: bytes) -> tuple[cms.SignedData, bytes, tsp.TSTInf
     if outer["content_type"].native != "signed_data":
         raise _Bad("the token is not CMS SignedData")
     signed = outer["content"]
+    if int(signed["version"]) != 3:
+        raise _Bad(
+            "SignedData is not of version 3"
+        )  # RFC 5652 section 5.1, for content that is not id-data
     encapsulated = signed["encap_content_info"]
     if encapsulated["content_type"].native != "tst_info":
         raise _Bad("the signed content is not TSTInfo")

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from outlast.core.der import elements, tlv
+from outlast.core.der import SEQUENCE, elements, tlv
 
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 DIGESTS: dict[str, type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512]] = {
@@ -36,7 +36,6 @@ MAX_CERTIFICATES = 16
 
 _MAX_FIELDS = 8
 _SIGNED_ATTRIBUTES = _CERTIFICATES = 0xA0
-_SEQUENCE = 0x30
 
 
 class SignerError(Exception):
@@ -59,7 +58,7 @@ def raw_signed_data(token_der: bytes) -> RawSignedData:
     for field in fields:
         if field.identifier == _CERTIFICATES:
             choices = elements(field.contents, MAX_CERTIFICATES)
-            carried += [choice.raw for choice in choices if choice.identifier == _SEQUENCE]
+            carried += [choice.raw for choice in choices if choice.identifier == SEQUENCE]
     (signer,) = elements(fields[-1].contents, 1)
     for field in elements(signer.contents, _MAX_FIELDS):
         if field.identifier == _SIGNED_ATTRIBUTES:
@@ -68,10 +67,20 @@ def raw_signed_data(token_der: bytes) -> RawSignedData:
 
 
 def only_signer(signed: cms.SignedData) -> cms.SignerInfo:
-    """The SignerInfo; raises SignerError unless there is exactly one."""
+    """The SignerInfo, if there is exactly one and it is well-formed; raises SignerError."""
     if len(signed["signer_infos"]) != 1:
         raise SignerError(f"it has {len(signed['signer_infos'])} signers, not one")
-    return signed["signer_infos"][0]
+    signer = signed["signer_infos"][0]
+    # RFC 5652 section 5.3; and other verifiers look for the digest in the outer list first
+    if int(signer["version"]) != (1 if signer["sid"].name == "issuer_and_serial_number" else 3):
+        raise SignerError("the signer's version does not fit how it is named")
+    algorithm = signer["digest_algorithm"]
+    if algorithm["parameters"].native is not None:
+        raise SignerError("the signer's digest algorithm has parameters")
+    names = [listed["algorithm"].native for listed in signed["digest_algorithms"]]
+    if algorithm["algorithm"].native not in names:
+        raise SignerError("the signer's digest algorithm is not among those listed")
+    return signer
 
 
 def signers_certificate(
