@@ -90,6 +90,9 @@ class Attempts:
         self._source = source
         self._details = details
         self._tried: set[str] = set()
+        # those that failed in an earlier run of this job are asked again within their retry budget only
+        failovers = request.signatures[place].failovers
+        self._retrying = frozenset(item.split(":", 1)[0] for item in failovers)
         self._ours = True
 
     async def obtain(self) -> Statement | None:
@@ -114,7 +117,8 @@ class Attempts:
             if not choice.order:
                 raise _nobody(choice)
             pick = choice.order[0]
-            call = self._world.signer_router.begin(pick)
+            retry = pick.provider in self._retrying
+            call = self._world.signer_router.begin(pick, retry=retry)
             if call is not None:
                 return Routed(pick, call, usable[pick.provider])
         raise Unavailable("no-provider", "every provider changed while choosing", retry_after_s=0.1)
@@ -130,9 +134,8 @@ class Attempts:
         policy = RoutePolicy(
             preferred=document_class.providers, regions=document_class.residency, denied=denied
         )
-        return world.signer_router.plan(
-            candidates, policy, RouteRequest(tried=frozenset(self._tried))
-        )
+        request = RouteRequest(tried=frozenset(self._tried), retrying=self._retrying)
+        return world.signer_router.plan(candidates, policy, request)
 
     def _usable(self, key: SigningKey, name: str) -> dict[str, Binding]:
         world, allowed = self._world, self._world.class_of(self._request.class_name).providers
