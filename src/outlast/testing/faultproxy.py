@@ -61,6 +61,7 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next round
 
     @property
     def connections(self) -> int:
@@ -99,8 +100,10 @@ class FaultProxy:
         self.accepted += 1
         try:
             await self._connection(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # a reset by either side, or the proxy is closed: the connection is over
+        except OSError:
+            _reset(writer)  # the server is not there: passed on as a forwarder does
+        except asyncio.CancelledError:
+            pass  # the proxy is closed
         finally:
             self._open.discard(writer)
             self._tasks.discard(task)
