@@ -15,7 +15,13 @@ from typing import Any
 
 import msgspec
 from pyhanko.pdf_utils import generic, misc
-from pyhanko.pdf_utils.decode_limits import DecodeLimits, DecodePurpose, DocumentDecodeBudget
+from pyhanko.pdf_utils.decode_limits import (
+    DEFAULT_PURPOSE_LIMITS,
+    DecodeLimits,
+    DecodePurpose,
+    DocumentDecodeBudget,
+    StreamDecodeLimits,
+)
 from pyhanko.pdf_utils.reader import PdfFileReader
 from pyhanko.pdf_utils.xref import ObjStreamRef
 
@@ -25,6 +31,9 @@ from outlast.signing.pdf.refusals import bomb, malformed, page_tree_cycle, too_m
 
 MAX_TEXT_BYTES = 64 * 1024
 """Longest object read as text; a longer one is parsed."""
+
+MAX_XREF_ENTRY_BYTES = 20
+"""What one cross-reference entry may take: as many bytes as in a table."""
 
 MAX_TREE_DEPTH = 200
 """Deepest page tree or form hierarchy followed."""
@@ -46,8 +55,16 @@ class Field(msgspec.Struct, frozen=True):
 
 def open_document(stream: BytesIO, limits: Limits) -> PdfFileReader:
     """A strict reader whose decoders stop at the limits; raises what pyHanko raises."""
-    budget = DocumentDecodeBudget(base_allowance=limits.max_decoded_bytes, max_ratio=0)
-    return PdfFileReader(stream, strict=True, decode_limits=DecodeLimits(document_budget=budget))
+    decode_limits = DecodeLimits(
+        per_purpose={
+            **DEFAULT_PURPOSE_LIMITS,
+            DecodePurpose.XREF_STREAM: StreamDecodeLimits(
+                max_output_size=limits.max_objects * MAX_XREF_ENTRY_BYTES
+            ),
+        },
+        document_budget=DocumentDecodeBudget(limits.max_decoded_bytes, max_ratio=0),
+    )
+    return PdfFileReader(stream, strict=True, decode_limits=decode_limits)
 
 
 class ObjectTexts:

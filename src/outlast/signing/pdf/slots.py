@@ -23,9 +23,9 @@ SLOT_WIDTHS: dict[SlotName, int] = {
     "Location": 320,
     "ContactInfo": 320,
 }
-"""Bytes kept for each entry, key and delimiters included. Non-ASCII text takes 4 bytes a UTF-16 unit."""
+"""Bytes kept for each entry, key and delimiters included. Text with any letter outside ASCII, or a line end, takes 4 bytes a UTF-16 unit."""
 
-_ESCAPES = str.maketrans({"\\": "\\\\", "(": "\\(", ")": "\\)", "\r": "\\r", "\n": "\\n"})
+_ESCAPES = str.maketrans({"\\": "\\\\", "(": "\\(", ")": "\\)"})
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ def text_string(text: str) -> bytes:
 
     Raises Refused ``field-not-text`` for lone surrogates.
     """
-    if text.isascii() and all(c >= " " or c in "\r\n\t" for c in text) and "\x7f" not in text:
+    if text.isascii() and text.isprintable():
         return f"({text.translate(_ESCAPES)})".encode()
     try:
         encoded = text.encode("utf-16-be")
@@ -101,5 +101,5 @@ def _check_width(name: SlotName, value: bytes, width: int) -> None:
         raise Refused(
             "field-too-long",
             f"the signature's {name} takes {len(value)} bytes of the {width} kept for it",
-            hint=f"Shorten {name}. Letters outside ASCII take four bytes each.",
+            hint=f"Shorten {name}. With any letter outside ASCII, all take four bytes.",
         )
