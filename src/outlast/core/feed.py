@@ -130,3 +130,8 @@ class Changes:
         if self._waiting.get(key) is event:
             del self._waiting[key]
             event.set()
+
+    def wake_all(self) -> None:
+        """Wake everybody, whatever they wait for."""
+        while self._waiting:
+            self._waiting.popitem()[1].set()

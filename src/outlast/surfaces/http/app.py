@@ -1,0 +1,208 @@
+"""The API as one ASGI application.
+
+Every request passes the same way: its operation is found, its caller authenticated and asked for the scope, the
+handler called; every answer carries the mode, the request id and the security headers; every failure becomes
+problem details. Nothing an operation did not declare is reachable.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from starlette.types import Message, Receive, Scope, Send
+
+from outlast.core.access import Principal
+from outlast.core.errors import OutlastError, Refused
+from outlast.surfaces.http import headers as header
+from outlast.surfaces.http.body import Body, CallerGone
+from outlast.surfaces.http.call import Call, encode
+from outlast.surfaces.http.context import Context, HttpOptions, build_context
+from outlast.surfaces.http.headers import RawHeaders
+from outlast.surfaces.http.problems import Problem, headers_of, problem_of, unexpected
+from outlast.surfaces.http.route import Match, Route, Table
+from outlast.surfaces.http.table import ROUTES
+from outlast.wiring.site import Site
+
+log = logging.getLogger("outlast.http")
+
+_SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+class HttpApi:
+    """The application over one site."""
+
+    def __init__(self, site: Site, options: HttpOptions | None = None, version: str = "") -> None:
+        self.context = build_context(site, options or HttpOptions(), version)
+        self._table = Table(ROUTES)
+        self._hosts = frozenset(h.lower().encode() for h in self.context.options.hosts)
+
+    def close(self) -> None:
+        """Let go of streams and long polls: the server is about to end."""
+        self.context.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "http":
+            await _Exchange(self.context, scope, receive, send).run(self._table, self._hosts)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_body",
+        "_ctx",
+        "_headers",
+        "_request_id",
+        "_route",
+        "_scope",
+        "_send",
+        "_status",
+    )
+
+    def __init__(self, ctx: Context, scope: Scope, receive: Receive, send: Send) -> None:
+        self._ctx = ctx
+        self._scope = scope
+        self._send = send
+        self._headers: RawHeaders = dict(scope["headers"])
+        self._body = Body(receive, self._headers)
+        self._request_id = header.request_id(self._headers) or ctx.site.ids.new().encode()
+        self._route = "none"
+        self._status = 0
+
+    async def run(self, table: Table, hosts: frozenset[bytes]) -> None:
+        """Answer, whatever happens."""
+        clock = self._ctx.site.clock
+        began_s = clock.monotonic_s()
+        try:
+            await self._handle(table, hosts)
+        except CallerGone:
+            return
+        except OutlastError as error:
+            if self._status:
+                raise  # the connection is cut: half an answer must not look whole
+            await self._refuse(problem_of(error, self._request_id.decode()), error)
+        except Exception as error:
+            log.error("%s: request %s", self._route, self._request_id.decode(), exc_info=error)
+            if self._status:
+                raise
+            await self._refuse(unexpected(self._request_id.decode()), error)
+        finally:
+            self._ctx.metrics.answered(self._route, self._status, clock.monotonic_s() - began_s)
+
+    async def _handle(self, table: Table, hosts: frozenset[bytes]) -> None:
+        scope = self._scope
+        if hosts and self._headers.get(b"host", b"").lower() not in hosts:
+            raise Refused("host-not-allowed", "this site does not answer to that Host")
+        match = table.find(scope["path"])
+        if match is None:
+            raise Refused(
+                "not-found",
+                "there is nothing at this path",
+                hint="/openapi.json lists all there is.",
+            )
+        route = match.methods.get("GET" if scope["method"] == "HEAD" else scope["method"])
+        if route is None:
+            raise _NotAllowed(scope["method"], match)
+        self._route = route.id
+        principal = await self._authenticate(route)
+        call = Call(
+            self._ctx,
+            scope,
+            self._headers,
+            self._body,
+            self._answer,
+            self._request_id.decode(),
+            match.params,
+            principal,
+        )
+        response = await route.handler(call)
+        if response is not None:
+            await response(scope, self._nothing_more, self._answer)
+
+    async def _authenticate(self, route: Route) -> Principal | None:
+        ctx = self._ctx
+        if route.scope is None or (route.tag == "log" and ctx.options.public_log):
+            return None
+        token = header.bearer_token(self._headers)
+        principal = await ctx.site.authenticator.authenticate(token)
+        if route.scope:
+            principal.require(route.scope)
+        ctx.gate.admit(0, principal.actor)
+        ctx.gate.leave()  # only the rate counts here; signing's own door counts the work
+        return principal
+
+    async def _nothing_more(self) -> Message:
+        """What a response sees when it looks for a disconnect."""
+        await self._body.gone()
+        return {"type": "http.disconnect"}
+
+    async def _answer(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = self._dressed(message["headers"])
+        await self._send(message)
+
+    def _dressed(self, given: Any) -> list[tuple[bytes, bytes]]:
+        headers = [
+            *given,
+            *_SECURITY,
+            (b"outlast-mode", self._ctx.site.watch.mode.label.encode()),
+            (b"x-request-id", self._request_id),
+        ]
+        if not any(name == b"cache-control" for name, _ in given):
+            headers.append(_NO_STORE)
+        trace = header.traceparent(self._headers)
+        if trace is not None:
+            headers.append((b"traceparent", trace))
+        return headers
+
+    async def _refuse(self, problem: Problem, error: Exception) -> None:
+        body = encode(problem)
+        headers = [*headers_of(problem), (b"content-length", str(len(body)).encode())]
+        if isinstance(error, _NotAllowed):
+            headers.append((b"allow", error.allow.encode()))
+        unread = not self._body.finished
+        if unread:
+            headers.append((b"connection", b"close"))
+        await self._answer(
+            {"type": "http.response.start", "status": problem.status, "headers": headers}
+        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": unread})
+        if unread:
+            await self._body.linger()
+            await self._send({"type": "http.response.body", "body": b""})
+
+
+class _NotAllowed(Refused):
+    """A path that has no such method."""
+
+    def __init__(self, method: str, match: Match) -> None:
+        self.allow = ", ".join(
+            sorted({*match.methods, *(["HEAD"] if "GET" in match.methods else [])})
+        )
+        super().__init__(
+            "method-not-allowed", f"{method[:20]} is not possible here", hint=f"Use {self.allow}."
+        )
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """The site is opened and closed around the server, not by it."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return
