@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from outlast.core.clock import Clock
-from outlast.core.errors import Corrupt, Unavailable
+from outlast.core.errors import Corrupt, Refused, Unavailable
 from outlast.core.log.merkle import CompactRange
 from outlast.core.store.port import Store
 
@@ -71,7 +71,7 @@ class Publisher:
         self._moved = asyncio.Condition()
         self.published = archive.size
         self.lag_s = 0.0
-        self.failure: Corrupt | None = None
+        self.failure: Corrupt | Refused | None = None
         self.on_publish: Callable[[int], Awaitable[None]] | None = None
 
     def wake(self) -> None:
@@ -93,7 +93,7 @@ class Publisher:
             started = self._clock.monotonic_s()
             try:
                 await self.publish_once()
-            except Corrupt as error:
+            except (Corrupt, Refused) as error:
                 self.failure = error
                 log.critical(
                     "the log will not be signed again until this is looked into: %s", error
@@ -141,6 +141,13 @@ class Publisher:
         start = self.published
         while True:
             entries = await self._store.entries(start, min(READ_BATCH, size - start))
+            if not entries:
+                raise Corrupt(
+                    "log-gap",
+                    f"the store counts {size} entries and has none at {start}",
+                    hint="Keep the database, and restore it from a copy.",
+                    scope="log",
+                )
             tree = await asyncio.to_thread(self._archive.grow, start, entries)
             start += len(entries)
             if start >= size:

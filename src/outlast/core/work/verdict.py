@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
-from outlast.core.backoff import BackoffPolicy, delay_ms
+from outlast.core.backoff import MAX_RETRY_AFTER_MS, BackoffPolicy, delay_ms
 from outlast.core.commit import Finish
 from outlast.core.errors import Conflict, Corrupt, OutlastError, Refused
 from outlast.core.store.port import JobRow
@@ -35,15 +37,17 @@ def judge(
     if hopeless or job.attempts >= policy.attempts:
         return Verdict(Finish(job=job.id, lease=job.lease, state="dead", error=reason), reason)
     retry_after_s = error.retry_after_s if isinstance(error, OutlastError) else None
-    wait_ms = delay_ms(
-        policy,
-        job.attempts,
-        unit_random,
-        None if retry_after_s is None else int(retry_after_s * 1000),
-    )
+    wait_ms = delay_ms(policy, job.attempts, unit_random, _whole_ms(retry_after_s))
     return Verdict(
         Finish(
             job=job.id, lease=job.lease, state="ready", run_at_ms=now_ms + wait_ms, error=reason
         ),
         reason,
     )
+
+
+def _whole_ms(seconds: float | None) -> int | None:
+    """Seconds as a provider sent them, which may be no number at all."""
+    if seconds is None or math.isnan(seconds):
+        return None
+    return int(max(0.0, min(seconds, MAX_RETRY_AFTER_MS / 1000)) * 1000)

@@ -1,0 +1,222 @@
+"""The log's publisher: tiles, comparison, checkpoint, in that order; and what stops it for good."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from outlast.core import publish
+from outlast.core.clock import HybridClock, ManualClock
+from outlast.core.commit import Committer, Planner
+from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable
+from outlast.core.log.archive import TileArchive
+from outlast.core.log.checkpoint import sign_checkpoint
+from outlast.core.log.logkey import LogKey
+from outlast.core.log.merkle import CompactRange, leaf_hash
+from outlast.core.publish import Publisher
+from outlast.testing.ledger import Deposit, ledger_deciders
+from outlast.testing.store import MemoryStore
+from outlast.testing.suites.store import work
+
+pytestmark = pytest.mark.anyio
+
+
+class Tree(msgspec.Struct, frozen=True):
+    """A tree's size and root."""
+
+    size: int
+    root: bytes
+
+
+class ListArchive:
+    """An archive that is a list; what is published is (size, root). ``errors`` are raised by the next grows."""
+
+    def __init__(self) -> None:
+        self.leaves: list[bytes] = []
+        self.published: list[bytes] = []
+        self.errors: list[Exception] = []
+        self.lie = b""
+
+    @property
+    def size(self) -> int:
+        """The published size."""
+        return int(self.published[-1].split()[0]) if self.published else 0
+
+    def grow(self, old_size: int, entries: Iterable[bytes]) -> Tree:
+        """Keep the entries."""
+        if self.errors:
+            raise self.errors.pop(0)
+        self.leaves[old_size:] = entries
+        return self.tree()
+
+    def tree(self) -> Tree:
+        """What is there."""
+        edge = CompactRange()
+        edge.extend(leaf_hash(leaf) for leaf in self.leaves)
+        return Tree(edge.size, self.lie or edge.root())
+
+    def publish(self, checkpoint: bytes) -> None:
+        """Make it visible."""
+        self.published.append(checkpoint)
+
+
+def sign(size: int, root: bytes) -> bytes:
+    """A checkpoint anybody could make."""
+    return b"%d %s" % (size, root.hex().encode())
+
+
+class Bench:
+    """A store with a log, an archive, a publisher."""
+
+    def __init__(self) -> None:
+        self.clock, self.store, self.archive = ManualClock(), MemoryStore(), ListArchive()
+        planner = Planner(ledger_deciders(), HybridClock(self.clock), "site-a")
+        self.committer = Committer(self.store, planner, self.clock)
+        self.publisher = Publisher(self.store, self.archive, sign, self.clock)
+
+    async def commit(self, entries: int) -> None:
+        """More entries."""
+        await self.committer.submit(work("a", Deposit(at_ms=0, amount=1, parts=entries)))
+
+
+async def test_publishes_what_was_committed() -> None:
+    """The checkpoint speaks for exactly the entries of the store; nothing new, nothing published."""
+    bench = Bench()
+    assert await bench.publisher.publish_once() == 0
+    assert bench.archive.published == []
+    for entries in (3, 1, 5):
+        await bench.commit(entries)
+        size = await bench.publisher.publish_once()
+        assert bench.archive.leaves == await bench.store.entries(0, 100)
+        root = CompactRange.decode((await bench.store.head()).edge).root()
+        assert bench.archive.published[-1] == sign(size, root)
+    assert bench.publisher.published == 9
+    await bench.publisher.publish_once()
+    assert len(bench.archive.published) == 3
+
+
+async def test_catches_up_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long absence is read piece by piece and published once."""
+    monkeypatch.setattr(publish, "READ_BATCH", 4)
+    bench = Bench()
+    await bench.commit(11)
+    assert await bench.publisher.publish_once() == 11
+    assert len(bench.archive.published) == 1
+
+
+async def test_goes_on_where_the_archive_stands() -> None:
+    """A new process publishes from the archive's checkpoint on, not from the beginning."""
+    bench = Bench()
+    await bench.commit(3)
+    await bench.publisher.publish_once()
+    again = Publisher(bench.store, bench.archive, sign, bench.clock)
+    assert again.published == 3
+    await bench.commit(2)
+    assert await again.publish_once() == 5
+
+
+async def test_store_older_than_the_log_is_a_fork() -> None:
+    """A store restored from a backup has fewer entries than were published: nothing is signed."""
+    bench = Bench()
+    await bench.commit(3)
+    await bench.publisher.publish_once()
+    older = Bench()
+    await older.commit(2)
+    forked = Publisher(older.store, bench.archive, sign, bench.clock)
+    with pytest.raises(Corrupt, match="log-fork"):
+        await forked.publish_once()
+    assert len(bench.archive.published) == 1
+
+
+async def test_different_root_is_never_signed() -> None:
+    """When tiles and commits disagree, nothing is signed, now or later, and the reason is kept."""
+    bench = Bench()
+    await bench.commit(3)
+    bench.archive.lie = b"\x00" * 32
+    async with asyncio.timeout(5):
+        await bench.publisher.run()
+    assert bench.publisher.failure is not None
+    assert bench.publisher.failure.code == "log-root-mismatch"
+    assert bench.archive.published == []
+
+
+async def test_missing_entries_are_damage() -> None:
+    """Entries that the head counts and nobody can read stop the publisher, rather than being asked for for ever."""
+    bench = Bench()
+    await bench.commit(3)
+    del bench.store.disk.entries[2:]
+    async with asyncio.timeout(5):
+        with pytest.raises(Corrupt, match="log-gap"):
+            await bench.publisher.publish_once()
+
+
+@pytest.mark.parametrize("error", [Refused("archive-gap", "x"), Corrupt("archive-rewrite", "x")])
+async def test_refusing_archive_stops_the_publisher(error: OutlastError) -> None:
+    """An archive that says the log is not what it holds is no passing trouble: it is kept for a person to see."""
+    bench = Bench()
+    await bench.commit(1)
+    bench.archive.errors = [error]
+    async with asyncio.timeout(5):
+        await bench.publisher.run()
+    assert bench.publisher.failure is error
+
+
+async def test_archive_that_cannot_be_written_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full disk or a slow one stops nothing for good."""
+    monkeypatch.setattr(publish, "RETRY_S", 0.005)
+    bench = Bench()
+    bench.archive.errors = [Unavailable("archive-io", "full"), OSError(28, "no space")]
+    await bench.commit(2)
+    running = asyncio.create_task(bench.publisher.run())
+    assert await bench.publisher.wait_for(1, 5.0)
+    assert not await bench.publisher.wait_for(2, 0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert bench.publisher.failure is None
+
+
+async def test_waits_until_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One checkpoint for whatever came within the cadence, the next after the next wake; listeners are told."""
+    monkeypatch.setattr(publish, "CADENCE_S", 0.01)
+    bench = Bench()
+    told: list[int] = []
+
+    async def listener(size: int) -> None:
+        told.append(size)
+
+    bench.publisher.on_publish = listener
+    running = asyncio.create_task(bench.publisher.run())
+    for size in (2, 4):
+        await bench.commit(2)
+        bench.publisher.wake()
+        assert await bench.publisher.wait_for(size - 1, 5.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert told == [2, 4]
+
+
+async def test_with_real_tiles(tmp_path: pathlib.Path) -> None:
+    """Store, archive and log key together: the published checkpoint is of the store's tree."""
+    bench = Bench()
+    key, archive = LogKey.generate("log.example"), TileArchive(tmp_path / "log")
+
+    def checkpoint(size: int, root: bytes) -> bytes:
+        return sign_checkpoint("log.example", size, root, key.signers, time_s=1_800_000_000)
+
+    publisher = Publisher(bench.store, archive, checkpoint, bench.clock)
+    for entries in (300, 1):
+        await bench.commit(entries)
+        await publisher.publish_once()
+    published = archive.published()
+    assert published is not None
+    assert (published.size, published.root) == (
+        301,
+        CompactRange.decode((await bench.store.head()).edge).root(),
+    )
+    assert list(archive.entries(0, 301)) == await bench.store.entries(0, 400)
