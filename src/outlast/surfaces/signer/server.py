@@ -133,6 +133,13 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {"tls": self._tls}
 
+    def shutdown(self) -> None:
+        """When the server stops: an idle connection ends at once, without waiting for the client's close_notify."""
+        idle = self.cycle is None or self.cycle.response_complete
+        super().shutdown()
+        if idle:
+            self.transport.abort()
+
 
 class _Server(uvicorn.Server):
     """uvicorn's server, but a signal to stop ends `serve` and nothing more.
