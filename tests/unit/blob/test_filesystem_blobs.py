@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import shutil
 import sys
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -15,7 +17,11 @@ import apsw
 import pytest
 
 from outlast.adapters.blob.filesystem import SMALL_BYTES, FilesystemBlobs, files
+from outlast.core.blobs import Blobs
+from outlast.core.clock import SystemClock
+from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
 from outlast.core.errors import Refused, Unavailable
+from outlast.core.ids import Ids
 from outlast.testing.suites.blob import body, pieces, read
 
 pytestmark = pytest.mark.anyio
@@ -188,6 +194,86 @@ def test_one_process_per_directory(tmp_path: pathlib.Path, process: Any) -> None
     assert caught.value.code == "storage-in-use"
     process.kill(holder)
     FilesystemBlobs(root).close()
+
+
+WRITER = """
+import itertools, sys, anyio
+from outlast.adapters.blob.filesystem import FilesystemBlobs
+from outlast.testing.suites.blob import body, pieces
+
+async def main():
+    store = FilesystemBlobs(sys.argv[1], min_free_bytes=0)
+    numbers = itertools.count()
+
+    async def write():
+        for number in numbers:
+            await store.put(f"n{number}", pieces(body(2000 if number % 4 else 300_000, number)))
+            print(number, flush=True)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(16):
+            group.start_soon(write)
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.slow
+async def test_every_put_that_returned_survives_a_kill(
+    tmp_path: pathlib.Path, process: Any
+) -> None:
+    """SIGKILL while sixteen callers write: whatever was reported as stored is there and whole, nothing half."""
+    root = tmp_path / "blobs"
+    reported: set[int] = set()
+    for _ in range(3):
+        writer = process.start([sys.executable, "-c", WRITER, root])
+        await anyio.sleep(1.5)
+        process.kill(writer)
+        reported = {int(line) for line in process.log(writer).split("\n")[:-1]}
+        store = FilesystemBlobs(root, min_free_bytes=0)
+        assert len(reported) > 20
+        for number in reported:
+            assert await read(store, f"n{number}") == body(2000 if number % 4 else 300_000, number)
+        assert drafts(root) == []
+        store.close()
+        shutil.rmtree(root)
+
+
+async def test_memory_does_not_grow_with_the_blob(tmp_path: pathlib.Path) -> None:
+    """A body of 64 MiB goes in encrypted and comes out with a few MiB in memory."""
+    store = FilesystemBlobs(tmp_path, min_free_bytes=0)
+    envelope = Envelope(RootKeys(LocalRootKey("root-1", b"k" * 32)))
+    blobs = Blobs(store, envelope, Ids(SystemClock()))
+    block = body(1 << 20)
+
+    async def upload() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield block
+
+    tracemalloc.start()
+    ref = await blobs.put("acme", upload())
+    size = 0
+    async for piece in blobs.stream("acme", ref):
+        size += len(piece)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == 64 << 20
+    assert peak < 12 << 20
+    store.close()
+
+
+async def test_an_unusable_directory_is_unavailable(tmp_path: pathlib.Path) -> None:
+    """A file in the way of the directory, or of the database, is a clear failure at start."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Unavailable):
+        FilesystemBlobs(tmp_path / "file")
+    (tmp_path / "blobs" / "small.db").mkdir(parents=True)
+    with pytest.raises(Unavailable):
+        FilesystemBlobs(tmp_path / "blobs")
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise" / "small.db").write_bytes(b"noise" * 1000)
+    with pytest.raises(Unavailable):
+        FilesystemBlobs(tmp_path / "noise")
 
 
 async def test_deleted_bytes_leave_the_file(tmp_path: pathlib.Path) -> None:

@@ -26,7 +26,7 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 import anyio.to_thread
 
-from outlast.adapters.blob.filesystem.disk import Owner, Room, sync_directory
+from outlast.adapters.blob.filesystem.disk import Owner, Room, failure, sync_directory
 from outlast.adapters.blob.filesystem.files import LargeFiles
 from outlast.adapters.blob.filesystem.packed import PackedFile
 from outlast.core.errors import Refused
@@ -64,12 +64,21 @@ class FilesystemBlobs:
         """Create or open; blocking. Raises Refused ``storage-in-use`` when another process has it open, Unavailable
         when the disk cannot be used."""
         root = pathlib.Path(directory)
-        root.mkdir(parents=True, exist_ok=True)
-        self._owner = Owner(root / "owner.lock")
-        self._room = Room(root, min_free_bytes)
-        self._large = LargeFiles(root, self._room)
-        self._small = PackedFile(root / "small.db", self._room, taken=self._large.exists)
-        sync_directory(root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._owner = Owner(root / "owner.lock")
+        except OSError as error:
+            raise failure(error) from error
+        try:
+            self._room = Room(root, min_free_bytes)
+            self._large = LargeFiles(root, self._room)
+            self._small = PackedFile(root / "small.db", self._room, taken=self._large.exists)
+            sync_directory(root)
+        except BaseException as error:
+            self._owner.release()
+            if isinstance(error, OSError):
+                raise failure(error) from error
+            raise
         self._threads = anyio.CapacityLimiter(FILE_THREADS)
 
     async def put(self, name: str, chunks: AsyncIterator[bytes]) -> int:

@@ -63,9 +63,12 @@ class PackedFile:
     def __init__(self, path: pathlib.Path, room: Room, taken: Callable[[str], bool]) -> None:
         self._room = room
         self._taken = taken
-        self._writer = _connect(path)
-        self._writer.execute(_SETUP)
-        self._reader = _connect(path)
+        try:
+            self._writer = _connect(path)
+            self._writer.execute(_SETUP)
+            self._reader = _connect(path)
+        except apsw.Error as error:
+            raise storage_failed(str(error)) from error
         self._reading = threading.Lock()
         self._waiting: deque[_Entry] = deque()
         self._turn = anyio.Lock()
