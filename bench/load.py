@@ -4,9 +4,11 @@ The same generator drives every variant, and it is run as a process of its own:
 
     python bench/load.py < spec.json > result.json
 
-It writes requests to the socket as bytes and reads no more of an answer than it must (status and Content-Length;
-with ``keep`` also the bodies), so that the server is what is measured: 64 connections cost it about 15 us a
-request. ``MARK`` in path, headers or body is replaced by 16 characters that are different in each request.
+A connection goes through the steps of the spec in turn, again and again; a turn's latency is from the first byte
+sent to the last answer read. It writes requests to the socket as bytes and reads no more of an answer than it must
+(status and Content-Length), so that the server is what is measured: a request costs it about 15 us. In paths,
+headers and bodies MARK stands for 16 characters that are different in each turn, and PREVIOUS for the id that the
+answer before gave.
 """
 
 from __future__ import annotations
@@ -21,77 +23,95 @@ from typing import cast
 import msgspec
 import uvloop
 
-MARK = b"@@@@@@@@@@@@@@@@"
+MARK = "@" * 16
+PREVIOUS = "#" * 36
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-GRACE_S = 10.0
+_ID = re.compile(rb'"id":"([0-9a-f-]{36})"')
+GRACE_S = 60.0
 """How long the last answers may take after the end."""
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send. ``requests`` ends the run by count instead of time; ``keep`` returns the last bodies."""
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. Its answer must have the status ``expect`` and contain ``expect_text``."""
 
-    port: int
     path: str
+    expect: int
+    expect_text: str = ""
     method: str = "POST"
     headers: dict[str, str] = {}
-    body: str = ""
+    body: bytes = b""
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to send. ``turns`` ends the run by count instead of time (then nothing is warm-up)."""
+
+    port: int
+    steps: tuple[Step, ...]
     connections: int = 64
     seconds: float = 4.0
     warm_seconds: float = 1.0
-    requests: int = 0
-    keep: int = 0
+    turns: int = 0
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back. Latencies are of the measured part, in milliseconds."""
+    """What came back. Rate and latencies are of whole turns, in the measured part. ``latencies_ms`` are in the
+    order in which turns ended, and only given for a run by count."""
 
     per_s: float
-    answered: int
+    turns: int
     statuses: dict[str, int]
     p50_ms: float
     p99_ms: float
     max_ms: float
-    first_bad: str = ""
-    kept: list[str] = []
+    unexpected: str = ""
+    latencies_ms: list[float] = []
 
 
-class _State:
+def _encode(step: Step, port: int) -> bytes:
+    lines = [f"{step.method} {step.path} HTTP/1.1", f"Host: 127.0.0.1:{port}"]
+    lines += [f"{name}: {value}" for name, value in step.headers.items()]
+    if step.method != "GET":
+        lines.append(f"Content-Length: {len(step.body)}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + step.body
+
+
+class _Run:
     """What all connections share."""
 
     def __init__(self, spec: Spec) -> None:
-        lines = [f"{spec.method} {spec.path} HTTP/1.1", f"Host: 127.0.0.1:{spec.port}"]
-        lines += [f"{name}: {value}" for name, value in spec.headers.items()]
-        if spec.method != "GET":
-            lines.append(f"Content-Length: {len(spec.body.encode())}")
-        self.request = ("\r\n".join(lines) + "\r\n\r\n" + spec.body).encode()
-        self.run = os.urandom(4).hex()
         self.spec = spec
-        self.sent = 0
-        self.start = time.perf_counter() + (0 if spec.requests else spec.warm_seconds)
-        self.stop = float("inf") if spec.requests else self.start + spec.seconds
+        self.requests = [_encode(step, spec.port) for step in spec.steps]
+        self.expect = [(str(s.expect).encode(), s.expect_text.encode()) for s in spec.steps]
+        self.name = os.urandom(4).hex()
+        self.begun = 0
+        self.start = time.perf_counter() + (0.0 if spec.turns else spec.warm_seconds)
+        self.stop = float("inf") if spec.turns else self.start + spec.seconds
         self.latencies: list[float] = []
         self.statuses: dict[str, int] = {}
-        self.first_bad = ""
-        self.kept: list[str] = []
+        self.unexpected = ""
 
-    def next(self) -> bytes | None:
-        """The next request, or None when the run is over."""
-        over = self.sent >= self.spec.requests if self.spec.requests else False
-        if over or time.perf_counter() >= self.stop:
+    def next_mark(self) -> bytes | None:
+        """What makes the next turn different from all others, or None when the run is over."""
+        over = self.spec.turns and self.begun >= self.spec.turns
+        if over or self.unexpected or time.perf_counter() >= self.stop:
             return None
-        self.sent += 1
-        return self.request.replace(MARK, f"{self.run}{self.sent:08x}".encode())
+        self.begun += 1
+        return f"{self.name}{self.begun:08x}".encode()
 
-    def answered(self, began: float, status: bytes, answer: bytes) -> None:
-        """Count one answer; only what began and ended within the measured part has a latency."""
-        now = time.perf_counter()
+    def answered(self, step: int, answer: bytes) -> None:
+        """Count one answer; one that was not expected ends the run."""
+        match = _STATUS.match(answer)
+        status = match[1] if match else b"?"
         word = status.decode()
         self.statuses[word] = self.statuses.get(word, 0) + 1
-        if not word.startswith("2") and not self.first_bad:
-            self.first_bad = answer[:2000].decode(errors="replace")
-        if len(self.kept) < self.spec.keep:
-            self.kept.append(answer.partition(b"\r\n\r\n")[2].decode())
+        expected, text = self.expect[step]
+        if (status != expected or text not in answer) and not self.unexpected:
+            self.unexpected = answer[:2000].decode(errors="replace")
+
+    def finished(self, began: float) -> None:
+        """Only a turn that began and ended within the measured part counts."""
+        now = time.perf_counter()
         if began >= self.start and now <= self.stop:
             self.latencies.append(now - began)
 
@@ -99,29 +119,38 @@ class _State:
 class _Connection(asyncio.Protocol):
     """One keep-alive connection: sends, waits for the whole answer, sends again."""
 
-    def __init__(self, state: _State, done: asyncio.Future[None]) -> None:
-        self._state = state
+    def __init__(self, run: _Run, done: asyncio.Future[None]) -> None:
+        self._run = run
         self._done = done
         self._buffer = b""
         self._need = 0
         self._began = 0.0
+        self._step = 0
+        self._mark = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has no such base
-        self._send()
+        self._turn()
 
-    def _send(self) -> None:
-        request = self._state.next()
-        if request is None:
-            self._finish()
+    def _turn(self) -> None:
+        mark = self._run.next_mark()
+        if mark is None:
+            self._transport.close()
+            if not self._done.done():
+                self._done.set_result(None)
             return
+        self._mark = mark
+        self._step = 0
         self._began = time.perf_counter()
-        self._transport.write(request)
+        self._send(b"")
 
-    def _finish(self) -> None:
-        self._transport.close()
-        if not self._done.done():
-            self._done.set_result(None)
+    def _send(self, answer: bytes) -> None:
+        request = self._run.requests[self._step].replace(MARK.encode(), self._mark)
+        if self._step:
+            found = _ID.search(answer)
+            if found is not None:
+                request = request.replace(PREVIOUS.encode(), found[1])
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
@@ -131,52 +160,58 @@ class _Connection(asyncio.Protocol):
                 return
             length = _LENGTH.search(self._buffer, 0, head + 2)
             if length is None:
-                raise ValueError(f"an answer without Content-Length: {self._buffer[:200]!r}")
+                self._fail(ValueError(f"an answer without Content-Length: {self._buffer[:200]!r}"))
+                return
             self._need = head + 4 + int(length[1])
-        if len(self._buffer) < self._need:
+        if len(self._buffer) >= self._need:
+            answer, self._buffer = self._buffer[: self._need], self._buffer[self._need :]
+            self._need = 0
+            self._answer(answer)
+
+    def _answer(self, answer: bytes) -> None:
+        self._run.answered(self._step, answer)
+        self._step += 1
+        if self._step < len(self._run.requests) and not self._run.unexpected:
+            self._send(answer)
             return
-        answer, self._buffer = self._buffer[: self._need], self._buffer[self._need :]
-        self._need = 0
-        status = _STATUS.match(answer)
-        assert status is not None
-        self._state.answered(self._began, status[1], answer)
-        self._send()
+        self._run.finished(self._began)
+        self._turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or ConnectionError("the server closed the connection"))
+
+    def _fail(self, error: Exception) -> None:
         if not self._done.done():
-            self._done.set_exception(exc or ConnectionError("the server closed the connection"))
+            self._done.set_exception(error)
 
 
-async def _run(spec: Spec) -> Load:
+async def _drive(spec: Spec) -> Load:
     loop = asyncio.get_running_loop()
-    state = _State(spec)
-    ends = [loop.create_future() for _ in range(spec.connections)]
+    run = _Run(spec)
+    ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(spec.connections)]
     began = time.perf_counter()
     for end in ends:
-        await loop.create_connection(
-            lambda end=end: _Connection(state, end),  # type: ignore[misc]  # bound per turn
-            "127.0.0.1",
-            spec.port,
-        )
-    limit = None if spec.requests else spec.warm_seconds + spec.seconds + GRACE_S
+        connection = _Connection(run, end)
+        await loop.create_connection(lambda c=connection: c, "127.0.0.1", spec.port)  # type: ignore[misc]  # bound now
+    limit = None if spec.turns else spec.warm_seconds + spec.seconds + GRACE_S
     async with asyncio.timeout(limit):
         await asyncio.gather(*ends)
-    took = time.perf_counter() - began if spec.requests else spec.seconds
-    latencies = sorted(state.latencies)
+    took = time.perf_counter() - began if spec.turns else spec.seconds
+    ordered = sorted(run.latencies)
     return Load(
-        per_s=len(latencies) / took,
-        answered=len(latencies),
-        statuses=state.statuses,
-        p50_ms=_at_ms(latencies, 0.5),
-        p99_ms=_at_ms(latencies, 0.99),
-        max_ms=_at_ms(latencies, 1.0),
-        first_bad=state.first_bad,
-        kept=state.kept,
+        per_s=len(ordered) / took,
+        turns=len(ordered),
+        statuses=run.statuses,
+        p50_ms=_at_ms(ordered, 0.5),
+        p99_ms=_at_ms(ordered, 0.99),
+        max_ms=_at_ms(ordered, 1.0),
+        unexpected=run.unexpected,
+        latencies_ms=[1000 * s for s in run.latencies] if spec.turns else [],
     )
 
 
 def _at_ms(ordered: list[float], share: float) -> float:
-    """The latency below which a share of the requests stayed; 0 when there were none."""
+    """The latency below which a share of the turns stayed; 0 when there were none."""
     return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
@@ -184,7 +219,7 @@ def main() -> None:
     """Read a spec, run it, write the result."""
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=Spec)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.stdout.buffer.write(msgspec.json.encode(runner.run(_run(spec))))
+        sys.stdout.buffer.write(msgspec.json.encode(runner.run(_drive(spec))))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def postgres() -> Iterator[str]:
 
 
 def drive(spec: Spec) -> Load:
-    """Run the load generator in a process of its own; raises when an answer was not 2xx."""
+    """Run the load generator in a process of its own; raises on an answer that was not expected."""
     done = subprocess.run(
         [sys.executable, HERE / "load.py"],
         input=msgspec.json.encode(spec),
@@ -127,8 +127,8 @@ def drive(spec: Spec) -> Load:
     if done.returncode:
         raise RuntimeError(f"the load generator failed:\n{done.stderr.decode()[-4000:]}")
     load = msgspec.json.decode(done.stdout, type=Load)
-    if load.first_bad:
-        raise RuntimeError(f"answers {load.statuses}, the first bad one:\n{load.first_bad}")
+    if load.unexpected:
+        raise RuntimeError(f"answers {load.statuses}; not expected:\n{load.unexpected}")
     return load
 
 

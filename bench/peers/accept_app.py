@@ -14,7 +14,7 @@ from typing import Annotated
 import procrastinate
 from fastapi import FastAPI, Header, HTTPException
 from procrastinate.exceptions import AlreadyEnqueued
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 CONNECTIONS = 20
 """Of the pool. More did not help: PostgreSQL shares the cores with the server."""
@@ -31,21 +31,13 @@ async def sign(request: dict[str, object]) -> None:
     """What a worker would run; none does while accepts are measured."""
 
 
-class Signature(BaseModel):
-    """One wanted signature."""
-
-    signer: str
-    reason: str
-    location: str
-
-
 class SignatureRequest(BaseModel):
     """The typed body."""
 
     document: str
-    signing_class: str
-    signatures: list[Signature]
-    note: str
+    class_name: str = Field(alias="class")
+    title: str
+    reference: str
 
 
 @asynccontextmanager
