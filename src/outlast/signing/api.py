@@ -452,8 +452,10 @@ class Signing:
 
 
 def _check_texts(details: Details) -> None:
-    for field in Details.__struct_fields__:
-        if len(getattr(details, field)) > MAX_TEXT_CHARS:
+    for field, text in zip(
+        Details.__struct_fields__, msgspec.structs.astuple(details), strict=True
+    ):
+        if len(text) > MAX_TEXT_CHARS:
             raise Refused("field-too-long", f"{field} has more than {MAX_TEXT_CHARS} characters")
     check_fields(
         SignatureFields(

@@ -83,10 +83,10 @@ def _pkcs11(name: str, provider: Pkcs11Provider) -> Signer:
         ) from error
     return Pkcs11Signer(
         Path(provider.module),
-        provider.token,
-        read_secret(Path(provider.pin_file)),
+        token_label=provider.token,
+        pin=read_secret(Path(provider.pin_file)),
+        sessions=provider.sessions,
         name=name,
-        max_sessions=provider.sessions,
     )
 
 

@@ -25,7 +25,7 @@ from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
 from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
 from outlast.core.errors import OutlastError
-from outlast.core.ids import Ids, system_random
+from outlast.core.ids import EntropyPool, Ids, system_random
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
 from outlast.core.log.logkey import LogKey
@@ -150,7 +150,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     than this program), each saying what to do.
     """
     clock = clock or SystemClock()
-    ids = Ids(clock)
+    entropy = EntropyPool()
+    ids = Ids(clock, entropy)
     data = config.data
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = await SqliteStore.open(data / "site.db")
@@ -159,7 +160,9 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         try:
             async with sandbox:
-                site = _assemble(config, clock, ids, store, blobs, sandbox)
+                site = _assemble(
+                    config, clock, ids, Envelope(_root_keys(config), entropy), store, blobs, sandbox
+                )
                 await site.watch.start()
                 await _ensure_default_key(site)
                 yield site
@@ -174,6 +177,7 @@ def _assemble(
     config: Config,
     clock: Clock,
     ids: Ids,
+    envelope: Envelope,
     store: SqliteStore,
     blobs: FilesystemBlobs,
     sandbox: PdfSandbox,
@@ -187,7 +191,6 @@ def _assemble(
 
     planner = Planner(deciders, HybridClock(clock), config.site.name)
     committer = Committer(store, planner, clock, on_commit)
-    envelope = Envelope(_root_keys(config))
     bodies = Blobs(blobs, envelope, ids)
     policy = _policy(config)
     gate = Gate(GateConfig(max_backlog=config.work.max_backlog), clock)

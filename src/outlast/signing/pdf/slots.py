@@ -49,23 +49,26 @@ class SignatureFields(msgspec.Struct, frozen=True, kw_only=True):
 
 def slot_values(fields: SignatureFields) -> dict[SlotName, bytes]:
     """The entry for each slot that is used, not yet padded."""
+    # ISO 32000-2, 7.9.4; the offset is written out because some readers do not take "Z"
     moment = to_datetime(fields.signing_time_ms)
+    values: dict[SlotName, bytes] = {"M": moment.strftime("/M (D:%Y%m%d%H%M%S+00'00')").encode()}
+    return values | _text_values(fields)
+
+
+def check_fields(fields: SignatureFields) -> None:
+    """Returns if every text fits its slot; raises Refused ``field-too-long``. To be asked at accept."""
+    for name, value in _text_values(fields).items():
+        _check_width(name, value, SLOT_WIDTHS[name])
+
+
+def _text_values(fields: SignatureFields) -> dict[SlotName, bytes]:
     texts: tuple[tuple[SlotName, str], ...] = (
         ("Name", fields.name),
         ("Reason", fields.reason),
         ("Location", fields.location),
         ("ContactInfo", fields.contact),
     )
-    # ISO 32000-2, 7.9.4; the offset is written out because some readers do not take "Z"
-    values: dict[SlotName, bytes] = {"M": moment.strftime("/M (D:%Y%m%d%H%M%S+00'00')").encode()}
-    values.update({name: _entry(name, text) for name, text in texts if text})
-    return values
-
-
-def check_fields(fields: SignatureFields) -> None:
-    """Returns if every text fits its slot; raises Refused ``field-too-long``. To be asked at accept."""
-    for name, value in slot_values(fields).items():
-        _check_width(name, value, SLOT_WIDTHS[name])
+    return {name: _entry(name, text) for name, text in texts if text}
 
 
 def pad(slot: Slot, value: bytes) -> bytes:

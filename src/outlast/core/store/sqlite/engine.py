@@ -121,9 +121,11 @@ class SqliteStore:
             os.close(self._lock_fd)
             raise
         self._read_lock = threading.Lock()
-        # What was written last is what is there: this process is the only writer. Only the writer's thread
-        # changes the cache, after COMMIT; others just look.
+        # What was written last is what is there: this process is the only writer. A row that a reader fetched
+        # is kept only if nothing was committed meanwhile.
         self._newest: dict[StreamKey, StreamRow] = {}
+        self._newest_lock = threading.Lock()
+        self._commits = 0
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._checkpoints = _Checkpointer(path, self._writer)
         # Only this process may hold leases on an embedded store; an earlier one's are void.
@@ -175,11 +177,13 @@ class SqliteStore:
         self._checkpoints.after_commit()
 
     def _remember(self, streams: Mapping[StreamKey, StreamRow]) -> None:
-        for key, row in streams.items():
-            self._newest.pop(key, None)
-            self._newest[key] = row
-        for _ in range(len(self._newest) - CACHED_STREAMS):
-            del self._newest[next(iter(self._newest))]
+        with self._newest_lock:
+            self._commits += 1
+            for key, row in streams.items():
+                self._newest.pop(key, None)
+                self._newest[key] = row
+            for _ in range(len(self._newest) - CACHED_STREAMS):
+                del self._newest[next(iter(self._newest))]
 
     def _load(self, needs: Needs) -> Snapshot:
         db, q = self._writer, self._q
@@ -285,8 +289,15 @@ class SqliteStore:
         known = self._newest.get(key)
         if known is not None:
             return known
+        commits = self._commits
         rows = self._read("stream", key)
-        return StreamRow(*rows[0]) if rows else None
+        if not rows:
+            return None
+        row = StreamRow(*rows[0])
+        with self._newest_lock:
+            if self._commits == commits:
+                self._newest[key] = row
+        return row
 
     async def streams(
         self,
