@@ -25,7 +25,7 @@ from outlast.ports.keys import MAX_TBS_BYTES, Algorithm, Signer, SignRequest
 ALGORITHMS: tuple[Algorithm, ...] = ("rsa-pkcs1-sha256", "ecdsa-p256-sha256", "ed25519")
 CONCURRENCY = 16
 KILLED_WITHIN_S = 2.0
-CALLER_TIMEOUT_S = 1.0
+CALLER_TIMEOUT_S = 0.5
 CANCEL_GRACE_S = 0.75
 """How much later than the caller's timeout a call may still return, on a busy machine."""
 
