@@ -1,0 +1,220 @@
+"""The API from a client's side: one code path for a running site, one elsewhere, and one inside this process.
+
+Guarantees: an answer is the struct asked for or an OutlastError with the server's own code, message and hint; a
+request is repeated, within bounds, only when that cannot do its work twice (reading, or with an Idempotency-Key).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import httpx2
+import msgspec
+
+from outlast.core.errors import (
+    Conflict,
+    Corrupt,
+    OutlastError,
+    Refused,
+    Retry,
+    Unavailable,
+    Unknown,
+)
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 75.0
+"""Longer than any `Prefer: wait` a site grants."""
+TRIES = 5
+"""Of one request, all told."""
+PAUSE_S = 0.25
+"""Before the second try where the site names no time; doubled each time."""
+MAX_PAUSE_S = 10.0
+CHUNK_BYTES = 256 * 1024
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Longest JSON answer read."""
+
+
+class _Problem(msgspec.Struct):
+    """The members of RFC 9457 problem details that matter here."""
+
+    code: str
+    status: int
+    detail: str = ""
+    hint: str = ""
+    retry: Retry = "never"
+    retry_after_s: float | None = None
+    scope: str = ""
+
+
+class Api:
+    """Calls one site. ``where`` names it in messages."""
+
+    def __init__(self, http: httpx2.AsyncClient, where: str) -> None:
+        self._http = http
+        self.where = where
+
+    async def get(
+        self,
+        path: str,
+        answer: type[T],
+        *,
+        query: Mapping[str, str] | None = None,
+        wait_s: float = 0,
+    ) -> T:
+        """Read; ``wait_s`` is how long the site may hold its answer back (RFC 7240 wait)."""
+        headers = {"prefer": f"wait={wait_s:.3f}"} if wait_s else {}
+        given = {name: value for name, value in (query or {}).items() if value}
+        return _decode(await self._send("GET", path, headers=headers, params=given), answer)
+
+    async def send(
+        self, method: str, path: str, body: object, answer: type[T], *, key: str = ""
+    ) -> T:
+        """A command with a JSON body. With an idempotency ``key`` it may be repeated."""
+        headers = {"content-type": "application/json"}
+        if key:
+            headers["idempotency-key"] = key
+        content = msgspec.json.encode(body)
+        repeats = bool(key) or method in ("PUT", "DELETE")
+        response = await self._send(
+            method, path, headers=headers, content=content, may_repeat=repeats
+        )
+        return _decode(response, answer)
+
+    async def upload(
+        self,
+        path: str,
+        file: Path,
+        media_type: str,
+        answer: type[T],
+        *,
+        key: str,
+        query: dict[str, str],
+    ) -> T:
+        """Send a file as the body, streamed; read anew for each try."""
+        headers = {"content-type": media_type, "idempotency-key": key}
+        response = await self._send("POST", path, headers=headers, params=query, file=file)
+        return _decode(response, answer)
+
+    async def content(self, path: str) -> bytes:
+        """A file from the site, whole."""
+        return (await self._send("GET", path)).content
+
+    async def events(self, path: str, query: Mapping[str, str]) -> AsyncIterator[tuple[str, bytes]]:
+        """Server-sent events as (id, data), as they come."""
+        timeout = httpx2.Timeout(CONNECT_TIMEOUT_S, read=None)
+        async with self._http.stream("GET", path, params=dict(query), timeout=timeout) as response:
+            if response.status_code != 200:
+                await response.aread()
+                raise _error(response)
+            event_id, data = "", b""
+            async for line in response.aiter_lines():
+                field, _, value = line.partition(": ")
+                if field == "id":
+                    event_id = value
+                elif field == "data":
+                    data += value.encode()
+                elif not line and data:
+                    yield event_id, data
+                    data = b""
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        file: Path | None = None,
+        may_repeat: bool = True,
+        **given: Any,
+    ) -> httpx2.Response:
+        for attempt in range(TRIES):
+            try:
+                return await self._once(method, path, file, given)
+            except (Unavailable, Unknown) as error:
+                if not may_repeat or attempt == TRIES - 1 or error.retry in ("never", "elsewhere"):
+                    raise
+                pause_s = error.retry_after_s or PAUSE_S * 2**attempt
+                await asyncio.sleep(min(pause_s, MAX_PAUSE_S))
+        raise AssertionError("the last try returns or raises")
+
+    async def _once(
+        self, method: str, path: str, file: Path | None, given: dict[str, Any]
+    ) -> httpx2.Response:
+        try:
+            if file is None:
+                response = await self._http.request(method, path, **given)
+            else:
+                with file.open("rb") as opened:
+                    response = await self._http.request(
+                        method, path, content=_pieces(opened), **given
+                    )
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise Unavailable(
+                "site-unreachable",
+                f"{self.where} does not answer",
+                hint="Is it running? `outlast serve` starts one here; --url names one elsewhere.",
+                retry_after_s=PAUSE_S,
+            ) from error
+        except httpx2.HTTPError as error:
+            raise Unknown(
+                "answer-lost",
+                f"{self.where} did not answer in full ({type(error).__name__})",
+                hint="It may have been done; look before repeating it.",
+            ) from error
+        if response.is_success:
+            return response
+        raise _error(response)
+
+
+async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield piece
+
+
+def _decode(response: httpx2.Response, answer: type[T]) -> T:
+    try:
+        return msgspec.json.decode(response.content, type=answer)
+    except msgspec.MsgspecError as error:
+        raise Refused(
+            "answer-malformed",
+            f"the answer is not what this program understands: {error}",
+            hint="Are site and command of the same version? Is it an Outlast site at all?",
+        ) from error
+
+
+def _error(response: httpx2.Response) -> OutlastError:
+    """What went wrong, as the site says it."""
+    try:
+        problem = msgspec.json.decode(response.content, type=_Problem)
+    except msgspec.MsgspecError:
+        problem = _Problem(
+            code="not-an-outlast-site",
+            status=response.status_code,
+            detail=f"status {response.status_code} without an explanation",
+            hint="Check the address.",
+        )
+    kind = _KINDS.get(problem.status)
+    if kind is None:
+        kind = Unavailable if problem.retry in ("later", "same") else Refused
+    return kind(
+        problem.code,
+        problem.detail,
+        hint=problem.hint,
+        retry=problem.retry,
+        retry_after_s=problem.retry_after_s,
+        scope=problem.scope,
+    )
+
+
+_KINDS: dict[int, type[OutlastError]] = {
+    409: Conflict,
+    412: Conflict,
+    429: Unavailable,
+    500: Corrupt,
+    502: Unknown,
+    503: Unavailable,
+}
