@@ -15,6 +15,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,8 @@ WAL_WAIT_MS = 250
 """How long the writer then waits for readers and for the checkpoint thread, at each commit."""
 PAGE_CACHE_KIB = 16_384
 """Page cache of each connection."""
+FULL_BELOW_BYTES = 256 * 1024
+"""With less room than this, a failed write is taken for a full disk."""
 CACHED_STREAMS = 8_192
 """Newest states kept in memory, those written last; one is about 1 KiB."""
 MIN_SQLITE = (3, 51, 3)
@@ -68,7 +71,7 @@ def exit_process(error: BaseException) -> None:
 
 def translate(error: apsw.Error, path: Path) -> OutlastError:
     """An APSW error as one of ours."""
-    if isinstance(error, apsw.FullError):
+    if isinstance(error, apsw.FullError) or (isinstance(error, apsw.IOError) and _is_full(path)):
         return Unavailable(
             "storage-full",
             "the disk that holds the site's database is full",
@@ -98,6 +101,11 @@ def translate(error: apsw.Error, path: Path) -> OutlastError:
     )
 
 
+def _is_full(path: Path) -> bool:
+    """Whether there is no room where the file is: SQLite says "disk I/O error" of some writes that found none."""
+    return shutil.disk_usage(path.parent).free < FULL_BELOW_BYTES
+
+
 class SqliteStore:
     """`Store` on one SQLite file. Open with `SqliteStore.open`; one process at a time."""
 
@@ -109,15 +117,11 @@ class SqliteStore:
         self._q = load_queries("outlast.core.store.sqlite", "queries.sql")
         self._lock_fd = _lock(path)
         try:
-            self._writer = _connect(path)
-            _migrate(self._writer)
-            _verify_settings(self._writer)
-            self._reader = _connect(path)
-            self._reader.execute("PRAGMA query_only=ON")
+            self._connect()
         except apsw.Error as error:
             os.close(self._lock_fd)
             raise translate(error, path) from error
-        except OutlastError:
+        except BaseException:
             os.close(self._lock_fd)
             raise
         self._read_lock = threading.Lock()
@@ -128,8 +132,15 @@ class SqliteStore:
         self._commits = 0
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._checkpoints = _Checkpointer(path, self._writer)
+
+    def _connect(self) -> None:
+        self._writer = _connect(self._path)
+        _migrate(self._writer)
+        _verify_settings(self._writer)
         # Only this process may hold leases on an embedded store; an earlier one's are void.
         self._writer.execute(self._q["release_leases"])
+        self._reader = _connect(self._path)
+        self._reader.execute("PRAGMA query_only=ON")
 
     @classmethod
     async def open(
