@@ -56,7 +56,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
         return Step(
             path=DOCUMENTS,
             expect=201,
-            headers=self.headers("application/pdf"),
+            headers={**self.headers("application/pdf"), "Idempotency-Key": f"{MARK}-document"},
             body=one_page_pdf(),
         )
 
