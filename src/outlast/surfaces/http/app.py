@@ -8,7 +8,6 @@ problem details. Nothing an operation did not declare is reachable.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -20,6 +19,7 @@ from outlast.surfaces.http.call import Call, encode
 from outlast.surfaces.http.context import Context, HttpOptions, build_context
 from outlast.surfaces.http.headers import RawHeaders
 from outlast.surfaces.http.problems import Problem, headers_of, problem_of, unexpected
+from outlast.surfaces.http.protocol import EXTENSION, WriteWhole
 from outlast.surfaces.http.route import Match, Route, Table
 from outlast.surfaces.http.table import ROUTES
 from outlast.wiring.site import Site
@@ -32,6 +32,7 @@ _SECURITY = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
+RawHeader = tuple[bytes, bytes]
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -77,7 +78,7 @@ class _Exchange:
         self._send = send
         self._headers: RawHeaders = dict(scope["headers"])
         self._body = Body(receive, self._headers)
-        self._request_id = header.request_id(self._headers) or ctx.site.ids.new().encode()
+        self._request_id = header.request_id(self._headers)
         self._route = "none"
         self._status = 0
 
@@ -92,12 +93,12 @@ class _Exchange:
         except OutlastError as error:
             if self._status:
                 raise  # the connection is cut: half an answer must not look whole
-            await self._refuse(problem_of(error, self._request_id.decode()), error)
+            await self._refuse(problem_of(error, self._id()), error)
         except Exception as error:
-            log.error("%s: request %s", self._route, self._request_id.decode(), exc_info=error)
+            log.error("%s: request %s", self._route, self._id(), exc_info=error)
             if self._status:
                 raise
-            await self._refuse(unexpected(self._request_id.decode()), error)
+            await self._refuse(unexpected(self._id()), error)
         finally:
             self._ctx.metrics.answered(self._route, self._status, clock.monotonic_s() - began_s)
 
@@ -123,7 +124,8 @@ class _Exchange:
             self._headers,
             self._body,
             self._answer,
-            self._request_id.decode(),
+            self._whole,
+            self._id,
             match.params,
             principal,
         )
@@ -139,9 +141,16 @@ class _Exchange:
         principal = await ctx.site.authenticator.authenticate(token)
         if route.scope:
             principal.require(route.scope)
-        ctx.gate.admit(0, principal.actor)
-        ctx.gate.leave()  # only the rate counts here; signing's own door counts the work
+        if ctx.gate is not None:
+            ctx.gate.admit(0, principal.actor)
+            ctx.gate.leave()  # only the rate counts here; signing's own door counts the work
         return principal
+
+    def _id(self) -> str:
+        """The caller's request id, or one that is made when it is first needed."""
+        if self._request_id is None:
+            self._request_id = self._ctx.site.ids.new().encode()
+        return self._request_id.decode()
 
     async def _nothing_more(self) -> Message:
         """What a response sees when it looks for a disconnect."""
@@ -149,40 +158,50 @@ class _Exchange:
         return {"type": "http.disconnect"}
 
     async def _answer(self, message: Message) -> None:
+        """A response's own messages, dressed on the way out."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message["headers"] = self._dressed(message["headers"])
+            message["headers"] = self._dressed(list(message["headers"]))
         await self._send(message)
 
-    def _dressed(self, given: Any) -> list[tuple[bytes, bytes]]:
-        headers = [
-            *given,
-            *_SECURITY,
-            (b"outlast-mode", self._ctx.site.watch.mode.label.encode()),
-            (b"x-request-id", self._request_id),
-        ]
-        if not any(name == b"cache-control" for name, _ in given):
+    async def _whole(self, status: int, headers: list[RawHeader], body: bytes) -> None:
+        """A whole answer at once: in one write where the server can, else as messages."""
+        self._status = status
+        headers = self._dressed(headers)
+        write: WriteWhole | None = self._scope.get("extensions", {}).get(EXTENSION)
+        if write is not None and self._body.finished and write(status, headers, body):
+            return
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    def _dressed(self, headers: list[RawHeader]) -> list[RawHeader]:
+        if not any(name == b"cache-control" for name, _ in headers):
             headers.append(_NO_STORE)
+        headers.append((b"outlast-mode", self._ctx.site.watch.mode.label.encode()))
+        headers += _SECURITY
+        if self._request_id is not None:
+            headers.append((b"x-request-id", self._request_id))
         trace = header.traceparent(self._headers)
         if trace is not None:
             headers.append((b"traceparent", trace))
         return headers
 
     async def _refuse(self, problem: Problem, error: Exception) -> None:
-        body = encode(problem)
-        headers = [*headers_of(problem), (b"content-length", str(len(body)).encode())]
+        headers = headers_of(problem)
         if isinstance(error, _NotAllowed):
             headers.append((b"allow", error.allow.encode()))
-        unread = not self._body.finished
-        if unread:
-            headers.append((b"connection", b"close"))
+        body = encode(problem)
+        if self._body.finished:
+            await self._whole(problem.status, headers, body)
+            return
+        headers += ((b"content-length", b"%d" % len(body)), (b"connection", b"close"))
         await self._answer(
             {"type": "http.response.start", "status": problem.status, "headers": headers}
         )
-        await self._send({"type": "http.response.body", "body": body, "more_body": unread})
-        if unread:
-            await self._body.linger()
-            await self._send({"type": "http.response.body", "body": b""})
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._body.linger()
+        await self._send({"type": "http.response.body", "body": b""})
 
 
 class _NotAllowed(Refused):

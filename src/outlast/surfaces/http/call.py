@@ -6,7 +6,7 @@ A handler is ``async def handler(call: Call) -> Response | None``; None says tha
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,12 +33,17 @@ encode = msgspec.json.Encoder().encode
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
 
+AnswerWhole = Callable[[int, list[tuple[bytes, bytes]], bytes], Awaitable[None]]
+"""``(status, headers, body)``: the whole answer at once; headers without Content-Length."""
+
+
 class Call:
     """One authenticated request. ``principal`` is None on public routes only."""
 
     __slots__ = (
         "_principal",
         "_query",
+        "answer",
         "body",
         "ctx",
         "headers",
@@ -55,7 +60,8 @@ class Call:
         headers: RawHeaders,
         body: Body,
         send: Send,
-        request_id: str,
+        answer: AnswerWhole,
+        request_id: Callable[[], str],
         params: Mapping[str, str],
         principal: Principal | None,
     ) -> None:
@@ -64,6 +70,7 @@ class Call:
         self.headers = headers
         self.body = body
         self.send = send
+        self.answer = answer
         self.request_id = request_id
         self.params = params
         self._principal = principal
@@ -156,21 +163,11 @@ def json_answer(body: Any, status: int = 200, headers: Mapping[str, str] | None 
 
 
 async def send_json(
-    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+    call: Call, status: int, body: bytes, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """The same without the detour over a response object."""
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                *headers,
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": body})
+    """The same without the detour over a response object; ``headers`` is taken over."""
+    headers.append((b"content-type", b"application/json"))
+    await call.answer(status, headers, body)
 
 
 Handler = Callable[[Call], Awaitable[Response | None]]

@@ -36,7 +36,7 @@ class Context:
     site: Site
     options: HttpOptions
     version: str
-    gate: Gate
+    gate: Gate | None
     feed: Feed
     changes: Changes
     metrics: Metrics
@@ -63,7 +63,7 @@ def build_context(site: Site, options: HttpOptions, version: str) -> Context:
         site=site,
         options=options,
         version=version,
-        gate=Gate(rates, site.clock),
+        gate=Gate(rates, site.clock) if options.principal_per_s else None,
         feed=Feed(site.store),
         changes=Changes(),
         metrics=Metrics(),

@@ -51,7 +51,7 @@ async def add(call: Call) -> None:
     )
     headers = receipt_headers(receipt, view, prefer)
     headers.append((b"location", url.encode()))
-    await send_json(call.send, 201, encode(answer), headers)
+    await send_json(call, 201, encode(answer), headers)
 
 
 async def get(call: Call) -> Response:

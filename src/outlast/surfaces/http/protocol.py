@@ -10,10 +10,16 @@ Nothing is armed per request: one sweep looks at all connections every ``SWEEP_S
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from outlast.surfaces.http.problems import MEDIA_TYPE, Problem
 
@@ -35,6 +41,13 @@ _PROBLEMS = {
 }
 
 
+WriteWhole = Callable[[int, list[tuple[bytes, bytes]], bytes], bool]
+"""``(status, headers, body)``: a whole answer in one write; False: not possible now, send it as ASGI messages."""
+
+EXTENSION = "outlast.answer"
+"""Where an application finds a `WriteWhole` in a scope's extensions."""
+
+
 class HeadersTooLarge(Exception):
     """Raised inside the parser to make it stop."""
 
@@ -44,7 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._header_bytes = 0
+        self._unparsed_bytes = 0
         self._too_large = False
         self._in_headers = True
         self._since_s = self.loop.time()
@@ -55,31 +68,42 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
 
+    def data_received(self, data: bytes) -> None:
+        if self._in_headers:
+            self._unparsed_bytes += len(data)
+            super().data_received(data)
+            if self._in_headers and self._unparsed_bytes > MAX_HEADER_BYTES:
+                self._too_large = True
+                self.send_400_response("")
+        else:
+            super().data_received(data)
+
     def on_message_begin(self) -> None:
-        self._header_bytes = 0
         self._in_headers = True
         self._since_s = self.loop.time()
         super().on_message_begin()
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-        if len(self.headers) > MAX_HEADERS:
-            self._count(MAX_HEADER_BYTES)
-
     def on_headers_complete(self) -> None:
+        if self._unparsed_bytes > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
+            self._check_headers()  # much came at once: it may have been body
         self._in_headers = False
+        self._unparsed_bytes = 0
         self._since_s = self.loop.time()
         self._body_bytes = 0
         super().on_headers_complete()
+        cycle = (
+            self.cycle
+        )  # of this request; with pipelining, self.cycle moves on before it is answered
+        extension: Any = partial(_write_whole, cycle)
+        self.scope["extensions"] = {EXTENSION: extension}
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_headers = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Problem details in place of uvicorn's text."""
@@ -99,27 +123,54 @@ class LimitedProtocol(HttpToolsProtocol):
             f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
             "x-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(STATUS_LINE[status] + head.encode() + body)
-        self.transport.close()
+        if not self.transport.is_closing():
+            self.transport.write(STATUS_LINE[status] + head.encode() + body)
+            self.transport.close()
 
     def sweep(self, now_s: float) -> None:
         """Close the connection if it is too slow."""
         cycle = self.cycle
         busy = cycle is not None and not cycle.response_complete
-        if self._in_headers:
-            idle = self.timeout_keep_alive_task is not None
-            if not busy and not idle and now_s - self._since_s > HEADER_TIMEOUT_S:
-                self.transport.abort()
-        elif busy and cycle.more_body:
-            if self.flow.read_paused:
+        if busy and cycle.more_body:
+            if self.flow.read_paused or cycle.waiting_for_100_continue:
                 self._since_s, self._body_bytes = now_s, 0
             elif now_s - self._since_s > BODY_WINDOW_S:
                 if self._body_bytes < MIN_BODY_BYTES:
                     self.transport.abort()
                 self._since_s, self._body_bytes = now_s, 0
+        elif self._in_headers and not busy and self.timeout_keep_alive_task is None:
+            late = now_s - self._since_s > HEADER_TIMEOUT_S
+            if late:
+                self.transport.abort()
 
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > MAX_HEADER_BYTES:
+    def _check_headers(self) -> None:
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEADER_BYTES or len(self.headers) > MAX_HEADERS:
             self._too_large = True
             raise HeadersTooLarge
+
+
+def _write_whole(
+    cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> bool:
+    """Answer in one write, without uvicorn's checks of each header: they are all ours. Saves a fifth of what HTTP
+    costs an accept."""
+    if cycle.flow.write_paused or cycle.response_started or cycle.waiting_for_100_continue:
+        return False
+    if cycle.disconnected:
+        return True
+    parts = [STATUS_LINE[status]]
+    for name, value in cycle.default_headers:
+        parts += (name, b": ", value, b"\r\n")
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    if not cycle.keep_alive:
+        parts.append(b"connection: close\r\n")
+    parts += (b"content-length: %d\r\n\r\n" % len(body), body)
+    cycle.response_started = cycle.response_complete = True
+    cycle.transport.write(b"".join(parts))
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
+    return True

@@ -67,12 +67,12 @@ async def accept(call: Call) -> None:
             headers += [(b"etag", b'"%d"' % view.version), (b"preference-applied", b"wait")]
             if receipt.replayed:
                 headers.append((b"idempotent-replayed", b"true"))
-            await send_json(call.send, 200, encode(view), headers)
+            await send_json(call, 200, encode(view), headers)
             return
     shown = await receipt_view(call, receipt, prefer)
     answer = Accepted(id=id_, url=location, version=receipt.version, receipt=shown)
     headers += receipt_headers(receipt, shown, prefer)
-    await send_json(call.send, 202, encode(answer), headers)
+    await send_json(call, 202, encode(answer), headers)
 
 
 async def accept_many(call: Call) -> Response:
@@ -115,7 +115,7 @@ def _pieces(call: Call, raw: bytes) -> Iterator[bytes | msgspec.Raw]:
 
 def _bulk_item(call: Call, result: BulkResult) -> BulkItem:
     if result.error is not None:
-        problem = problem_of(result.error, call.request_id)
+        problem = problem_of(result.error, call.request_id())
         return BulkItem(status=problem.status, problem=problem)
     receipt = result.receipt
     assert receipt is not None

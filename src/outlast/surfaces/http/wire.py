@@ -219,7 +219,6 @@ class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     entry: str
     proof: str
-    checkpoint: str
     log_keys: tuple[str, ...]
 
 
