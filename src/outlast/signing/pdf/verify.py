@@ -187,8 +187,10 @@ def _verdict(
     field_name: str = "",
 ) -> SignatureVerdict:
     intact = bool(status.intact and status.valid)
-    permitted = bool(getattr(status, "docmdp_ok", True))
-    verdict, reason = _conclusion(intact, bool(status.trusted), permitted, coverage)
+    permitted = getattr(status, "docmdp_ok", None)
+    if permitted is None:  # a document timestamp has no policy of its own
+        permitted = changes not in ("other", "unknown")
+    verdict, reason = _conclusion(intact, bool(status.trusted), bool(permitted), coverage)
     claimed = getattr(status, "signer_reported_dt", None)
     stamp = status if kind == "document-timestamp" else getattr(status, "timestamp_validity", None)
     timestamp = None if stamp is None else _timestamp(stamp)
