@@ -91,7 +91,7 @@ def prepare_opened(
     if not original.endswith((b"\n", b"\r")):
         stream.write(b"\n")
     writer.write_in_place()
-    revision = stream.getvalue()[len(original) :]
+    revision = bytes(stream.getbuffer()[len(original) :])  # getvalue would copy the original too
     return _locate(options, name, original, digest, revision, placeholder)
 
 
