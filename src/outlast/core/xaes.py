@@ -7,6 +7,8 @@ derived from the root key and the first half of the nonce (c2sp.org/XAES-256-GCM
 
 from __future__ import annotations
 
+from threading import Lock
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,15 +24,17 @@ _SECOND = b"\x00\x02X\x00"
 
 
 class XAes256Gcm:
-    """One key, ready for use. Thread-safe: every call makes its own cipher context."""
+    """One key, ready for use. Thread-safe."""
 
     def __init__(self, key: bytes) -> None:
         """``key`` is 32 bytes; ValueError otherwise."""
         if len(key) != KEY_BYTES:
             raise ValueError(f"an XAES-256-GCM key has {KEY_BYTES} bytes, not {len(key)}")
         # ECB of single blocks is how the specification defines the derivation; it encrypts no message
-        self._aes = Cipher(algorithms.AES(key), modes.ECB())  # noqa: S305
-        doubled = int.from_bytes(self._aes.encryptor().update(bytes(16)), "big") << 1
+        # (and has no state between blocks, so one context serves for ever: making one costs more than using it)
+        self._aes = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305
+        self._lock = Lock()
+        doubled = int.from_bytes(self._aes.update(bytes(16)), "big") << 1
         if doubled > _BLOCK_MASK:
             doubled = (doubled & _BLOCK_MASK) ^ 0b10000111
         self._subkey = doubled
@@ -51,7 +55,9 @@ class XAes256Gcm:
             raise ValueError(f"an XAES-256-GCM nonce has {NONCE_BYTES} bytes, not {len(nonce)}")
         salt = nonce[:_HALF]
         blocks = self._masked(_FIRST + salt) + self._masked(_SECOND + salt)
-        return AESGCM(self._aes.encryptor().update(blocks))
+        with self._lock:
+            message_key = self._aes.update(blocks)
+        return AESGCM(message_key)
 
     def _masked(self, block: bytes) -> bytes:
         return (int.from_bytes(block, "big") ^ self._subkey).to_bytes(16, "big")

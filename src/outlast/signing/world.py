@@ -16,7 +16,7 @@ from outlast.core.blobref import BlobRef
 from outlast.core.clock import Clock
 from outlast.core.commit import Receipt, Submission
 from outlast.core.decider import Deciders
-from outlast.core.envelope import Envelope, context, open_field, seal_field
+from outlast.core.envelope import Envelope, context, open_field
 from outlast.core.errors import Refused
 from outlast.core.routing.router import Router
 from outlast.core.store.port import StreamKey, StreamRow
@@ -179,4 +179,5 @@ def seal_details(
         return "", None
     binding = context(tenant, subject)
     subject_key = envelope.new_subject_key(binding)
-    return seal_field(subject_key.key, binding, msgspec.json.encode(details)), subject_key.wrapped
+    sealed = envelope.seal_field(subject_key, binding, msgspec.json.encode(details))
+    return sealed, subject_key.wrapped

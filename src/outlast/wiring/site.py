@@ -161,7 +161,13 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
         try:
             async with sandbox:
                 site = _assemble(
-                    config, clock, ids, Envelope(_root_keys(config), entropy), store, blobs, sandbox
+                    config,
+                    clock,
+                    ids,
+                    Envelope(_root_keys(config, entropy), entropy),
+                    store,
+                    blobs,
+                    sandbox,
                 )
                 await site.watch.start()
                 await _ensure_default_key(site)
@@ -308,9 +314,9 @@ def data_spool(config: Config) -> Path:
     return config.data / "spool"
 
 
-def _root_keys(config: Config) -> RootKeys:
+def _root_keys(config: Config, entropy: EntropyPool) -> RootKeys:
     secret = secret_or_new(config.data / "secrets" / "root.key")
-    return RootKeys(LocalRootKey("root-1", bytes.fromhex(secret.decode())))
+    return RootKeys(LocalRootKey("root-1", bytes.fromhex(secret.decode()), entropy))
 
 
 def _log_key(config: Config) -> LogKey:

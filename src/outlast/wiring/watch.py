@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from outlast.core.backpressure import Gate
@@ -74,17 +74,13 @@ class Watch:
 
     # -- admission --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def admit(self, tenant: str) -> Iterator[None]:
+    def admit(self, tenant: str) -> _Admitted:
         """Let one request for new work in; raises Unavailable ``read-only``, ``overloaded``, ``rate-limited``."""
         refused = modes.refusal(self.mode.label, "accept")
         if refused is not None:
             raise refused
         self._gate.admit(max(0, self.backlog), tenant)
-        try:
-            yield
-        finally:
-            self._gate.leave()
+        return _Admitted(self._gate)
 
     def committed(self, write: WriteSet) -> None:
         """Keep the counts up with a flush."""
@@ -275,6 +271,18 @@ class Watch:
                 command=command,
             )
         )
+
+
+class _Admitted(AbstractContextManager[None]):
+    """Leaves the gate when the request has been accepted or refused."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.leave()
 
 
 async def _check(router: Router, call: Call, check: Awaitable[None]) -> None:

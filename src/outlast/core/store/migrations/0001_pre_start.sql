@@ -61,10 +61,10 @@ CREATE INDEX job_stuck ON job (state, id) WHERE state IN ('dead', 'parked');
 CREATE TABLE counter (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 -- Wrapped keys of personal fields. Deleting a row makes those fields unreadable wherever the log was copied to.
 CREATE TABLE subject_key (
     subject TEXT PRIMARY KEY,
     wrapped BLOB NOT NULL
-) STRICT;
+) STRICT, WITHOUT ROWID;
