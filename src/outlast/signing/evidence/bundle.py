@@ -30,7 +30,13 @@ from outlast.core.log.entry import decode_entry
 from outlast.core.log.proof import SUFFIX, format_proof, make_proof
 from outlast.core.store.port import Store, StreamKey
 from outlast.signing.cms import der
-from outlast.signing.evidence.manifest import EntryPart, FileFact, Manifest, SignaturePart
+from outlast.signing.evidence.manifest import (
+    MANIFEST,
+    EntryPart,
+    FileFact,
+    Manifest,
+    SignaturePart,
+)
 from outlast.signing.evidence.readme import readme
 from outlast.signing.model import document as documents
 from outlast.signing.model import key as keys
@@ -219,7 +225,7 @@ class _Parts:
         encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in {"bundle.json": encoded, **self.content}.items():
+            for name, content in {MANIFEST: encoded, **self.content}.items():
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.external_attr = 0o644 << 16
                 info.compress_type = zipfile.ZIP_DEFLATED

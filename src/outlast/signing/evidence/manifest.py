@@ -1,4 +1,4 @@
-"""``bundle.json``: what an evidence bundle holds."""
+"""``bundle.json``: what an evidence bundle says of itself. See `bundle` for the files it names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from outlast.signing.views import RequestView
 
 VERSION = 1
 """Of the bundle's form; a reader refuses others."""
+MANIFEST = "bundle.json"
 
 
 class FileFact(msgspec.Struct, frozen=True):

@@ -1,0 +1,113 @@
+"""``outlast status``: the status page of a running site."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from outlast.surfaces.cli.invocation import Invocation, command, single
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from outlast.core.routing.health import ProviderSnapshot
+    from outlast.operations.views import Status
+
+app = single()
+
+WATCH_EVERY_S = 1.0
+
+
+@command(app)
+def status(
+    cli: Invocation,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Look every second until Ctrl-C.")
+    ] = False,
+) -> None:
+    """How a running site is: verdict, mode and why, providers, work, timestamps owed, log."""
+    import asyncio
+
+    from outlast.operations.views import Status
+    from outlast.surfaces.cli.client import Api
+    from outlast.surfaces.cli.connect import call_site
+
+    async def once(api: Api) -> None:
+        page = await api.get("/v1/status", Status)
+        cli.show(page, lambda console: console.print(picture(page)))
+
+    async def on_and_on(api: Api) -> None:
+        from rich.live import Live
+
+        if cli.json:
+            while True:
+                cli.line(await api.get("/v1/status", Status))
+                await asyncio.sleep(WATCH_EVERY_S)
+        page = await api.get("/v1/status", Status)
+        with Live(picture(page), console=cli.console, auto_refresh=False) as live:
+            while True:
+                await asyncio.sleep(WATCH_EVERY_S)
+                page = await api.get("/v1/status", Status)
+                live.update(picture(page), refresh=True)
+
+    call_site(cli, on_and_on if watch else once, embed=False)
+
+
+_COLOURS = {
+    "operational": "green",
+    "degraded": "yellow",
+    "partial-outage": "red",
+    "outage": "bold red",
+}
+
+
+def picture(page: Status) -> RenderableType:
+    """The page as text and a table."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    work, log = page.work, page.log
+    by_hand = " (set by hand)" if page.mode_by_hand else ""
+    lines = [
+        f"[{_COLOURS[page.verdict]}]{page.verdict}[/]  site {escape(page.site)}, mode {page.mode}{by_hand}"
+    ]
+    lines += [f"  why: {escape(reason)}" for reason in page.mode_reasons or page.reasons]
+    lines += [
+        f"  work   {work.ready} ready, {work.leased} running, {work.dead} dead, {work.parked} parked"
+        f" ({work.drain_per_s:.1f}/s)",
+        f"  log    {log.committed} entries, {log.published} published",
+        f"  owed   {page.timestamps_owed} timestamps",
+    ]
+    if page.disk_free_bytes is not None:
+        lines.append(f"  disk   {page.disk_free_bytes / 2**30:.1f} GiB free")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("  provider", "state", "calls", "failures", "p50 ms", "p99 ms", "last failure"):
+        table.add_column(heading)
+    for snapshot in (*page.signers, *page.authorities):
+        table.add_row(*_row(snapshot))
+    return Group("\n".join(lines), table) if table.row_count else "\n".join(lines)
+
+
+def _row(snapshot: ProviderSnapshot) -> tuple[str, ...]:
+    return (
+        f"  {snapshot.provider}",
+        state_of(snapshot),
+        str(snapshot.calls),
+        str(snapshot.failures),
+        f"{snapshot.p50_ms:.1f}",
+        f"{snapshot.p99_ms:.1f}",
+        snapshot.last_failure,
+    )
+
+
+def state_of(snapshot: ProviderSnapshot) -> str:
+    """In use, or why not."""
+    if snapshot.disabled:
+        return f"disabled: {snapshot.disabled}"
+    if snapshot.throttled_ms:
+        return f"throttled for {snapshot.throttled_ms / 1000:.1f} s"
+    if snapshot.state == "closed":
+        return "in use"
+    return f"ejected ({snapshot.state}) for {snapshot.open_ms / 1000:.1f} s"
