@@ -178,7 +178,7 @@ def _check_files(
         content = files[name]
         is_same = sha256(content).hexdigest() == expected
         message = "is the file on record" if is_same else "is not the file on record"
-        found.add("signed-file", is_same, f"{name} {message}", subject=name)
+        found.add("signed-file", is_same, f"it {message}", subject=name)
 
 
 def _recorded(history: History) -> dict[str, str]:
