@@ -6,6 +6,7 @@ never more than the limit (or, streaming, one piece) in memory. Time is bounded 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,8 +16,8 @@ from outlast.core.errors import Unavailable
 from outlast.surfaces.http.headers import RawHeaders
 from outlast.surfaces.http.problems import malformed, too_large
 
-LINGER_BYTES = 1024 * 1024
-"""Of a refused body, read and thrown away so that the caller gets to see the refusal."""
+LINGER_S = 5.0
+"""How long a refused body is read on and thrown away, so that the caller gets to see the refusal."""
 
 
 class CallerGone(Unavailable):
@@ -70,13 +71,12 @@ class Body:
     async def linger(self) -> None:
         """Read on a little after an early answer: a connection closed on unread bytes is reset, and the answer
         may be lost with it."""
-        size = 0
-        while not self.finished and size < LINGER_BYTES:
-            try:
-                piece, _ = await self._next()
-            except CallerGone:
-                return
-            size += len(piece)
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while not self.finished:
+                    await self._next()
+        except (CallerGone, TimeoutError):
+            return
 
     async def gone(self) -> None:
         """Return when the caller has hung up."""
