@@ -198,7 +198,7 @@ def _assemble(
     planner = Planner(deciders, HybridClock(clock), config.site.name)
     committer = Committer(store, planner, clock, on_commit)
     bodies = Blobs(blobs, envelope, ids)
-    policy = _policy(config)
+    policy = load_policy(config)
     gate = Gate(GateConfig(max_backlog=config.work.max_backlog), clock)
     signers = build_signers(config)
     authorities = build_authorities(config, clock)
@@ -216,7 +216,7 @@ def _assemble(
         envelope=envelope,
         within=_within,
         prepare=prepare,
-        denied=_denied(policy, config, lambda: watch.mode.label),
+        denied=denials(policy, config, lambda: watch.mode.label),
         classes=config.classes,
         signers=signers,
         authorities=authorities,
@@ -326,7 +326,8 @@ def _log_key(config: Config) -> LogKey:
     return LogKey.decode(read_secret(path))
 
 
-def _policy(config: Config) -> PolicySet:
+def load_policy(config: Config) -> PolicySet:
+    """The policies over what the configuration names. Raises Refused ``policy-invalid``."""
     facts = Facts(
         sites=(SiteFact(name=config.site.name, region=config.site.region),),
         providers=tuple(
@@ -345,9 +346,10 @@ def _policy(config: Config) -> PolicySet:
     return PolicySet.load(texts or None, facts)
 
 
-def _denied(
+def denials(
     policy: PolicySet, config: Config, mode: Callable[[], str]
 ) -> Callable[[str, str, str], str]:
+    """A question: ``(tenant, class, provider)`` -> why policy forbids it, or an empty string."""
     site = Entity("Site", config.site.name)
 
     def denied(tenant: str, class_name: str, provider: str) -> str:
