@@ -1,6 +1,6 @@
 """Time, read in one place.
 
-The wall clock of a machine steps back; ours never does: ``now_ms`` is the largest wall time seen so far.
+The wall clock of a machine steps back; ours never does: ``now_ms`` never falls.
 ``monotonic_s`` measures intervals. ``HybridClock`` orders events of many sites (hybrid logical clock, Kulkarni
 et al. 2014): 48 bits of milliseconds and a 16-bit counter, so it stays within the skew of real time and always
 exceeds every timestamp it has been shown.
@@ -35,15 +35,37 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks; wall time that steps back is held at its largest value so far."""
+    """The machine's clocks. When the wall clock is set back, ours goes on from its largest value at half speed
+    until real time has caught up: it neither falls nor stands still, so leases still run out and retries still
+    come due."""
 
-    def __init__(self, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        wall_ns: Callable[[], int] = time.time_ns,
+        steady_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self._wall_ns = wall_ns
+        self._steady_ns = steady_ns
         self._last_ms = 0
+        self._slewing: tuple[int, int] | None = None
+        """What we said and the steady clock's reading when the wall clock was found behind."""
 
     def now_ms(self) -> int:
-        self._last_ms = max(self._last_ms, self._wall_ns() // 1_000_000)
+        wall_ms = self._wall_ns() // 1_000_000
+        if wall_ms >= self._last_ms:
+            self._slewing = None
+            self._last_ms = wall_ms
+            return wall_ms
+        since = self._slewing
+        if since is None:
+            self._slewing = since = (self._last_ms, self._steady_ns())
+        slewed_ms = since[0] + (self._steady_ns() - since[1]) // (2 * 1_000_000)
+        self._last_ms = max(self._last_ms, slewed_ms)
         return self._last_ms
+
+    def resume(self, floor_ms: int) -> None:
+        """Say nothing earlier than this, the time of what is already on record."""
+        self._last_ms = max(self._last_ms, floor_ms)
 
     def stepped_back_ms(self) -> int:
         """By how many milliseconds the machine's wall clock is now behind what it once said; 0 if not."""

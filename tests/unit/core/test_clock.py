@@ -25,12 +25,42 @@ MS = 1_800_000_000_000
 def test_wall_time_never_steps_back(walls_ns: list[int]) -> None:
     """Whatever the machine's clock does, ours does not fall; how far behind it is can be asked."""
     feed = iter([ns for wall_ns in walls_ns for ns in (wall_ns, wall_ns)])
-    clock, last = SystemClock(lambda: next(feed)), 0
+    clock, last = SystemClock(lambda: next(feed), lambda: 0), 0
     for wall_ns in walls_ns:
         now_ms = clock.now_ms()
         assert now_ms == max(last, wall_ns // 1_000_000)
         assert clock.stepped_back_ms() == now_ms - wall_ns // 1_000_000
         last = now_ms
+
+
+def test_time_goes_on_while_the_wall_clock_is_behind() -> None:
+    """Set back by an hour, ours goes on at half speed, so that nothing waits for ever, until both agree."""
+    at_s, offset_s = [1_000], [0]
+    clock = SystemClock(
+        lambda: (at_s[0] + offset_s[0]) * 1_000_000_000, lambda: at_s[0] * 1_000_000_000
+    )
+    before_ms = clock.now_ms()
+    offset_s[0] = -3_600
+    assert clock.now_ms() == before_ms
+    at_s[0] += 600
+    assert clock.now_ms() == before_ms + 300_000
+    assert clock.stepped_back_ms() == 3_300_000
+    at_s[0] += 6_600
+    assert clock.now_ms() == before_ms + 3_600_000
+    assert clock.stepped_back_ms() == 0
+    at_s[0] += 10
+    assert clock.now_ms() == before_ms + 3_610_000
+    offset_s[0] = -3_700
+    assert clock.now_ms() == before_ms + 3_610_000
+
+
+def test_time_is_never_before_what_is_on_record() -> None:
+    """A process started after the clock was set back goes on from its log's last entry."""
+    clock = SystemClock(lambda: 5_000_000_000, lambda: 0)
+    clock.resume(7_000)
+    assert clock.now_ms() == 7_000
+    clock.resume(6_000)
+    assert clock.now_ms() == 7_000
 
 
 def test_system_clock_runs() -> None:
