@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import httpx2
@@ -77,7 +78,7 @@ def _config(folder: Path) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def running_site(
+async def run_http_site(
     folder: Path, port: int, options: HttpOptions | None = None
 ) -> AsyncIterator[HttpSite]:
     """A site and its server, ended in order."""
@@ -106,5 +107,11 @@ async def http_site(
     tmp_path_factory: pytest.TempPathFactory, free_ports: Callable[[], int]
 ) -> AsyncIterator[HttpSite]:
     """One site for a whole file of tests."""
-    async with running_site(tmp_path_factory.mktemp("site"), free_ports()) as running:
+    async with run_http_site(tmp_path_factory.mktemp("site"), free_ports()) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def running_site() -> Callable[..., AbstractAsyncContextManager[HttpSite]]:
+    """``async with running_site(folder, port, options)``: a site of a test's own."""
+    return run_http_site
