@@ -80,6 +80,7 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
         build_pdf(page_objects(), trailer=b"/Prev %d" % PLAIN.rfind(b"xref\n0")),
     ),
     "no root": ("pdf-malformed", PLAIN.replace(b"/Root 1 0 R", b"/Rxxt 1 0 R")),
+    "numbers for new objects taken": ("pdf-malformed", PLAIN.replace(b"/Size 6", b"/Size 4")),
     "xref stream of zero-width entries": (
         "pdf-malformed",
         _xref_stream(b"/W [0 0 0] /Size 3 /Index [0 999999999]", b"x"),

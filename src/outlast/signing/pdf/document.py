@@ -54,7 +54,8 @@ class Field(msgspec.Struct, frozen=True):
 
 
 def open_document(stream: BytesIO, limits: Limits) -> PdfFileReader:
-    """A strict reader whose decoders stop at the limits; raises what pyHanko raises."""
+    """A strict reader whose decoders stop at the limits; raises what pyHanko raises, and Refused ``pdf-malformed``
+    where numbers for new objects cannot be told from those in use."""
     decode_limits = DecodeLimits(
         per_purpose={
             **DEFAULT_PURPOSE_LIMITS,
@@ -64,7 +65,20 @@ def open_document(stream: BytesIO, limits: Limits) -> PdfFileReader:
         },
         document_budget=DocumentDecodeBudget(limits.max_decoded_bytes, max_ratio=0),
     )
-    return PdfFileReader(stream, strict=True, decode_limits=decode_limits)
+    reader = PdfFileReader(stream, strict=True, decode_limits=decode_limits)
+    if reader.trailer["/Size"] <= _highest_number(reader):
+        # an incremental update numbers its objects from /Size: it would overwrite the document's own
+        raise malformed("its /Size is not above its object numbers")
+    return reader
+
+
+def _highest_number(reader: PdfFileReader) -> int:
+    """The highest object number in any cross-reference section."""
+    sections = [reader.xrefs.get_xref_data(i) for i in range(reader.xrefs.total_revisions)]
+    sections += [one.hybrid.xref_data for one in sections if one.hybrid is not None]
+    return max(
+        (number for one in sections for number, _ in one.explicit_refs_in_revision), default=0
+    )
 
 
 class ObjectTexts:

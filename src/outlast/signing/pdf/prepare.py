@@ -28,6 +28,7 @@ from outlast.core.errors import Refused
 from outlast.signing.pdf import document
 from outlast.signing.pdf.document import Field, refusing_malformed
 from outlast.signing.pdf.facts import Limits, PreparedKind, PrepareOptions
+from outlast.signing.pdf.refusals import malformed
 from outlast.signing.pdf.revision import Prepared
 from outlast.signing.pdf.slots import SLOT_WIDTHS, Slot
 
@@ -76,17 +77,8 @@ def prepare_opened(
         )
     writer = _RevisionWriter(reader, digest)
     placeholder = _SignatureDictionary(options.kind, options.reserve_bytes)
-    signature = writer.add_object(placeholder)
-    existing = _named(fields, options.field_name)
-    if existing:
-        _set_value(writer, existing, signature)
-        name = existing.name
-    else:
-        name = options.field_name or _unused_name(fields)
-        _add_field(writer, next(document.pages(reader, limits)), name, signature)
-    _set_form_flags(writer)
-    if options.kind == "certification":
-        _add_permission(writer, signature)
+    name = _change_document(writer, fields, options, placeholder, limits)
+    _check_numbers(writer)
     stream.seek(0, 2)
     if not original.endswith((b"\n", b"\r")):
         stream.write(b"\n")
@@ -95,11 +87,39 @@ def prepare_opened(
     return _locate(options, name, original, digest, revision, placeholder)
 
 
+def _change_document(
+    writer: _RevisionWriter,
+    fields: list[Field],
+    options: PrepareOptions,
+    placeholder: _SignatureDictionary,
+    limits: Limits,
+) -> str:
+    """Put the signature into a field of the form, and return the field's name."""
+    signature = writer.add_object(placeholder)
+    existing = _named(fields, options.field_name)
+    if existing:
+        _set_value(writer, existing, signature)
+        name = existing.name
+    else:
+        name = options.field_name or _unused_name(fields)
+        _add_field(writer, next(document.pages(writer.prev, limits)), name, signature)
+    _set_form_flags(writer)
+    if options.kind == "certification":
+        _add_permission(writer, signature)
+    return name
+
+
+def _check_numbers(writer: _RevisionWriter) -> None:
+    """A changed object must not take the place of a cross-reference stream of the original."""
+    taken = {reference.idnum for reference in writer.prev.xrefs.xref_stream_refs}
+    if taken & {number for _, number in writer.objects}:
+        raise malformed("a cross-reference stream has the number of another object")
+
+
 class _RevisionWriter(IncrementalPdfFileWriter):
     """pyHanko's writer, made to change nothing it was not told to, and to give the same bytes every time."""
 
     def __init__(self, reader: PdfFileReader, digest: bytes) -> None:
-        self._seed = digest
         super().__init__(reader.stream, prev=reader)
         self._document_id[1] = generic.ByteStringObject(sha256(b"revision" + digest).digest()[:16])
 
