@@ -21,6 +21,8 @@ from outlast.core.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+TYPE = "tag:outlast.invalid,2026:"
+"""Before the code, a problem's type (RFC 4151): an identifier, nothing to be fetched."""
 MAX_DETAIL_CHARS = 1_000
 """Of an error's own words: some quote the caller."""
 
@@ -135,7 +137,7 @@ def problem_of(error: OutlastError, request_id: str) -> Problem:
     if after_s is None and isinstance(error, Unavailable):
         after_s = 1.0
     return Problem(
-        type=f"/errors/{error.code}",
+        type=TYPE + error.code,
         title=_TITLES.get(status, "Error"),
         status=status,
         detail=error.message[:MAX_DETAIL_CHARS],
@@ -151,7 +153,7 @@ def problem_of(error: OutlastError, request_id: str) -> Problem:
 def unexpected(request_id: str) -> Problem:
     """For an exception that nobody foresaw."""
     return Problem(
-        type="/errors/internal-error",
+        type=TYPE + "internal-error",
         title="Internal error",
         status=500,
         detail="something failed that should not have; it is in this site's log",

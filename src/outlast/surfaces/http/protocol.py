@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from outlast.surfaces.http.problems import MEDIA_TYPE, Problem
+from outlast.surfaces.http.problems import MEDIA_TYPE, TYPE, Problem
 
 MAX_CONNECTIONS = 4_096
 """Connections of one process; more are closed at once."""
@@ -110,7 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
         status = 431 if self._too_large else 400
         code, detail, hint = _PROBLEMS[status]
         problem = Problem(
-            type=f"/errors/{code}",
+            type=TYPE + code,
             title="The request is malformed",
             status=status,
             detail=detail,
