@@ -100,6 +100,6 @@ def _pattern(path: str) -> re.Pattern[str]:
     parts, at = [], 0
     for match in _PARAMETER.finditer(path):
         parts.append(re.escape(path[at : match.start()]))
-        parts.append(f"(?P<{match[1]}>{'.+' if match[2] else '[^/:]+'})")
+        parts.append(f"(?P<{match[1]}>{'.+' if match[2] else '[^/:\x00-\x1f]+'})")
         at = match.end()
     return re.compile("".join([*parts, re.escape(path[at:])]))
