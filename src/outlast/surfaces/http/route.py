@@ -13,6 +13,7 @@ Method = Literal["GET", "POST", "PUT", "DELETE"]
 ANY_KEY = ""
 """Scope of what every valid API key may do."""
 
+_SEGMENT, _REST = r"[^/:\x00-\x1f]+", ".+"
 _PARAMETER = re.compile(r"\{([a-z]+)(\.\.\.)?\}")
 
 
@@ -100,6 +101,6 @@ def _pattern(path: str) -> re.Pattern[str]:
     parts, at = [], 0
     for match in _PARAMETER.finditer(path):
         parts.append(re.escape(path[at : match.start()]))
-        parts.append(f"(?P<{match[1]}>{'.+' if match[2] else '[^/:\x00-\x1f]+'})")
+        parts.append(f"(?P<{match[1]}>{_REST if match[2] else _SEGMENT})")
         at = match.end()
     return re.compile("".join([*parts, re.escape(path[at:])]))
