@@ -27,6 +27,9 @@ Kind = Literal[
 
 PROVIDER_REFUSALS: dict[str, Kind] = {
     "provider-auth": "auth-refused",
+    "credentials-refused": "auth-refused",
+    "secret-unreadable": "auth-refused",
+    "secret-exposed": "auth-refused",
     "bad-signature": "bad-answer",
     "tsa-bad-token": "bad-answer",
     "provider-protocol": "bad-answer",
