@@ -106,7 +106,7 @@ async def _run(
             def progress(done: int, total: int) -> None:
                 view.verified, view.to_verify = done, total
 
-            checked = await check_all(folder, day.log_keys, progress)
+            checked = await check_all(folder, progress)
     finally:
         ledger.close()
     verdict = judge(options.requests, ledger.promises, view.record, day.delivered, checked)

@@ -120,8 +120,8 @@ def commands(folder: Folder, look: Look | None) -> tuple[tuple[str, str], ...]:
             0,
             (
                 "one document and all its evidence",
-                f"{outlast} verify {data}/evidence/{look.name}.zip --trust {data}/pki/all-roots.pem"
-                f" --log-key {data}/pki/log-keys.txt",
+                f"{outlast} verify {data}/evidence/{look.name}.zip --trust {data}/pki/demo-ca.pem"
+                f" --tsa-trust {data}/pki/tsa-roots.pem --log-key {data}/pki/log-keys.txt",
             ),
         )
         found.append(

@@ -184,16 +184,11 @@ async def certify_keys(folder: Folder, clock: Clock) -> tuple[Enrolment, Enrolme
     return made[0], made[1]
 
 
-def collect_roots(folder: Folder) -> tuple[Path, ...]:
-    """What signatures and timestamps are verified against, all in ``pki/``; the authorities have made their
-    roots by now."""
-    roots = [folder.pki / "demo-ca.pem"]
-    for name in AUTHORITIES:
-        roots.append(folder.pki / f"{name}-root.pem")
-        roots[-1].write_bytes((folder.root / name / "root.pem").read_bytes())
-    together = b"".join(root.read_bytes() for root in roots)
-    (folder.pki / "all-roots.pem").write_bytes(together)
-    return tuple(roots)
+def collect_roots(folder: Folder) -> None:
+    """Put what timestamps are verified against beside the CA of the signers: ``pki/tsa-roots.pem``. The
+    authorities have made their roots by now."""
+    roots = [(folder.root / name / "root.pem").read_bytes() for name in AUTHORITIES]
+    (folder.pki / "tsa-roots.pem").write_bytes(b"".join(roots))
 
 
 def _enrolment(ca: Authority, provider: str, info: KeyInfo, clock: Clock) -> Enrolment:

@@ -51,11 +51,13 @@ class Program(msgspec.Struct, frozen=True):
 class Running:
     """A process of ours. ``log`` collects its output over all its lives."""
 
-    def __init__(self, program: Program, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self, program: Program, process: subprocess.Popen[bytes], log: Path, printed_before: int
+    ) -> None:
         self.program = program
         self.log = log
         self._process = process
-        self._printed_before = log.stat().st_size
+        self._printed_before = printed_before
 
     @property
     def pid(self) -> int:
@@ -146,6 +148,7 @@ class Supervisor:
     def _spawn(self, program: Program) -> Running:
         log = self._logs / f"{program.name}.log"
         with log.open("ab") as output:
+            printed_before = output.tell()
             process = subprocess.Popen(
                 program.command,
                 stdin=subprocess.PIPE,
@@ -154,7 +157,7 @@ class Supervisor:
                 start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
-        running = Running(program, process, log)
+        running = Running(program, process, log, printed_before)
         self._running.append(running)
         self._tell_guard("+", running.pid)
         return running
