@@ -51,7 +51,7 @@ _WATCHED_IF_ESCAPED = frozenset(
 _AFTER_NAME = re.compile(rb"[\s()<>\[\]{}/%]|\Z")
 _ESCAPED_NAME = re.compile(rb"/[A-Za-z0-9]*#[0-9A-Fa-f]{2}[A-Za-z0-9#]*")
 _ESCAPE = re.compile(rb"#([0-9A-Fa-f]{2})")
-_STREAM = re.compile(rb"(?<!end)stream\r?\n")
+_STREAM = re.compile(rb"stream\r?\n")
 _FILTER = re.compile(
     rb"/(FlateDecode|Fl|LZWDecode|LZW|RunLengthDecode|RL|ASCII85Decode|A85|ASCIIHexDecode|AHx)\b"
 )
@@ -163,6 +163,8 @@ def _streams(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     view = memoryview(data)
     end = 0
     for match in _STREAM.finditer(data):
+        if data.endswith(b"end", end, match.start()):
+            continue  # tested here: a look-behind makes the search forty times slower
         head = data[end : match.start()]
         end = match.end()
         yield head[max(0, head.rfind(b" obj")) :], view[end:]
