@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
 from outlast.core.errors import Conflict, Corrupt, OutlastError, Refused, Unavailable, Unknown
@@ -71,3 +75,12 @@ def test_the_unexpected_tells_nothing() -> None:
     """An unforeseen exception shows its request id and no more."""
     problem = unexpected("r-2")
     assert (problem.status, problem.code, problem.request_id) == (500, "internal-error", "r-2")
+
+
+def test_every_code_is_in_the_reference() -> None:
+    """docs/reference/errors.md lists every error code of the program; its maker says which are missing."""
+    maker = pathlib.Path(__file__).parents[3] / "docs" / "reference" / "make_errors.py"
+    checked = subprocess.run(
+        [sys.executable, maker, "--check"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, f"run {maker.name}; missing:\n{checked.stdout}{checked.stderr}"
