@@ -41,7 +41,7 @@ Every error is RFC 9457 problem details (`application/problem+json`):
 
 There are five kinds, and what a kind says of your request holds for each of its codes:
 
-| kind | it happened? | HTTP status, if the table below names no other |
+| kind | it happened? | HTTP status, mostly |
 |---|---|---|
 | Refused | no; the request is wrong or policy forbids it | 422; 404 where the code ends in `not-found`; 401 with `reauth` |
 | Unavailable | no, certainly; later it may | 503 with `Retry-After` |
@@ -102,12 +102,13 @@ def _words(node: ast.expr) -> str:
 
 
 def _table(rows: dict[tuple[str, str], str]) -> Iterator[str]:
-    from outlast.surfaces.http.problems import STATUS
+    from outlast.core import errors
+    from outlast.surfaces.http.problems import status_of
 
     yield "| code | kind | status | says |"
     yield "|---|---|---|---|"
     for (code, kind), words in sorted(rows.items()):
-        status = STATUS.get(code, "")
+        status = 401 if code.startswith("token-") else status_of(getattr(errors, kind)(code, ""))
         yield f"| `{code}` | {kind} | {status} | {words.replace('|', '/')} |"
 
 
