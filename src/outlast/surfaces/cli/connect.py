@@ -14,7 +14,7 @@ import httpx2
 from outlast.core.access import SCOPES
 from outlast.core.errors import Refused, Unavailable
 from outlast.surfaces.cli.client import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, Api
-from outlast.surfaces.cli.endpoint import Endpoint, find_endpoint
+from outlast.surfaces.cli.endpoint import Endpoint, find_endpoint, tls_context
 from outlast.surfaces.cli.invocation import Invocation
 
 T = TypeVar("T")
@@ -80,13 +80,12 @@ async def over(endpoint: Endpoint) -> AsyncIterator[Api]:
     transport = None
     if endpoint.uds:
         transport = httpx2.AsyncHTTPTransport(uds=endpoint.uds)
-    verify: bool | str = endpoint.ca_file or True
     async with httpx2.AsyncClient(
         base_url=endpoint.url,
         headers={"authorization": f"Bearer {endpoint.token}"},
         timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         transport=transport,
-        verify=verify,
+        verify=tls_context(endpoint),
         # a proxy from the environment must never be sent a token for this machine
         trust_env=False,
     ) as http:

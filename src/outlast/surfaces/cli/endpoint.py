@@ -8,6 +8,7 @@ started.
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 from pathlib import Path
 
@@ -29,6 +30,20 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     uds: str = ""
     ca_file: str = ""
+
+
+def tls_context(endpoint: Endpoint) -> ssl.SSLContext:
+    """How to check the site's TLS certificate: a site of this machine by the very file that it serves with,
+    whatever name stands in it; one elsewhere by the system's roots. Raises Refused ``endpoint-unsafe``."""
+    if not endpoint.ca_file:
+        return ssl.create_default_context()
+    try:
+        context = ssl.create_default_context(cafile=endpoint.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise _unsafe(Path(endpoint.ca_file), "no certificates can be read from it") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
 
 
 def endpoint_path(data: Path) -> Path:

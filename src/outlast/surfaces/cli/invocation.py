@@ -32,6 +32,8 @@ EXIT_UNAVAILABLE = 3
 """Not now, or the outcome is unknown: try again."""
 
 CONFIG_FILE = "outlast.toml"
+WIDE_COLUMNS = 400
+"""Of a line that goes to a file or another program: nothing is folded for them."""
 
 ConfigOption = Annotated[
     Path | None,
@@ -113,7 +115,12 @@ class Invocation:
         """Where answers go."""
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        is_terminal = sys.stdout.isatty()
+        return Console(
+            highlight=False,
+            soft_wrap=not is_terminal,
+            width=None if is_terminal or "COLUMNS" in os.environ else WIDE_COLUMNS,
+        )
 
     @functools.cached_property
     def notes(self) -> Console:
