@@ -72,7 +72,7 @@ class ApplianceSite:
         return RemoteSigner(
             url,
             client_tls(tls.ca, tls.certificate, tls.key),
-            limits=ExchangeLimits(answer_timeout_s=5.0),
+            limits=ExchangeLimits(connect_timeout_s=10.0, answer_timeout_s=10.0),
         )
 
 

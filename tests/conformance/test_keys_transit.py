@@ -39,7 +39,7 @@ def start_with_keys(folder: Path) -> OpenBao:
 @asynccontextmanager
 async def connected(bao: OpenBao, token: str = "") -> AsyncIterator[TransitSigner]:
     """A signer of it, closed at the end."""
-    limits = ExchangeLimits(answer_timeout_s=5.0)
+    limits = ExchangeLimits(connect_timeout_s=10.0, answer_timeout_s=10.0)
     signer = TransitSigner(bao.url, token or bao.token, limits=limits)
     try:
         yield signer

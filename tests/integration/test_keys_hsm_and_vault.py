@@ -12,6 +12,7 @@ import pkcs11
 import pytest
 from pkcs11.util.ec import encode_named_curve_parameters
 
+from outlast.adapters.exchange import ExchangeLimits
 from outlast.adapters.keys.pkcs11 import Pkcs11Signer
 from outlast.adapters.keys.pkcs11.module import Module
 from outlast.adapters.keys.remote import RemoteSigner, client_tls
@@ -205,7 +206,11 @@ async def test_an_appliance_over_a_token(softhsm: SoftHsm, tmp_path: Path) -> No
         env={"SOFTHSM2_CONF": str(softhsm.conf)},
     )
     try:
-        remote = RemoteSigner(appliance.url, client_tls(client.ca, client.certificate, client.key))
+        remote = RemoteSigner(
+            appliance.url,
+            client_tls(client.ca, client.certificate, client.key),
+            limits=ExchangeLimits(connect_timeout_s=10.0),
+        )
         await remote.check()
         assert await signs(remote, "appliance")
         await remote.aclose()
@@ -238,7 +243,9 @@ def post(bao: OpenBao, path: str, body: dict[str, object]) -> httpx2.Response:
 @asynccontextmanager
 async def transit(bao: OpenBao, token: str = "") -> AsyncIterator[TransitSigner]:
     """A signer of it, closed at the end."""
-    signer = TransitSigner(bao.url, token or bao.token)
+    signer = TransitSigner(
+        bao.url, token or bao.token, limits=ExchangeLimits(connect_timeout_s=10.0)
+    )
     try:
         yield signer
     finally:
