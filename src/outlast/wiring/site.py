@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from outlast import __version__
 from outlast.adapters.blob.filesystem import FilesystemBlobs
+from outlast.adapters.keys.software import SoftwareSigner
 from outlast.core.access import Access, ApiKeyDecider, Authenticator
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.blobs import Blobs
@@ -389,6 +390,14 @@ async def run_site(site: Site) -> None:
             group.create_task(site.runner.run(), name="runner")
         group.create_task(site.watch.run(), name="watch")
         group.create_task(_prune(site), name="prune")
+        group.create_task(_open_keys(site), name="open keys")
+
+
+async def _open_keys(site: Site) -> None:
+    """Have keys in files open before they are needed: a failover must not wait for their passphrase's derivation."""
+    for signer in site.world.signers.values():
+        if isinstance(signer, SoftwareSigner):
+            await signer.open_keys()
 
 
 PRUNE_EVERY_S = 60.0

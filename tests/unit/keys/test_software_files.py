@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from outlast.adapters.keys import software
 from outlast.adapters.keys.software import MAX_KEY_FILE_BYTES, SoftwareSigner
 from outlast.core.asymmetric import generate_private_key, signature_is_valid
 from outlast.core.errors import Refused, Unavailable
@@ -125,6 +126,24 @@ async def test_a_cold_key_is_opened_once(tmp_path: Path, monkeypatch: pytest.Mon
         for _ in range(50):
             group.start_soon(signer.sign, request("k"))
     assert opened == [tmp_path / "k.p8"]
+
+
+async def test_keys_are_opened_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened ahead, a key signs without its file being read again; what cannot be opened is passed over, and the
+    number is bounded."""
+    maker = SoftwareSigner(tmp_path, PASSPHRASE)
+    for name in ("a", "b", "c"):
+        await maker.generate(name, "ecdsa-p256-sha256")
+    (tmp_path / "a.p8").write_text("not a key")
+    monkeypatch.setattr(software, "MAX_OPENED_AHEAD", 1)
+    signer = SoftwareSigner(tmp_path, PASSPHRASE)
+    await signer.open_keys()
+    for name in names(tmp_path):
+        (tmp_path / name).unlink()
+    assert (await signer.describe("b")).key_ref == "b"
+    with pytest.raises(Refused) as refused:
+        await signer.describe("c")
+    assert refused.value.code == "key-not-found"
 
 
 def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:
