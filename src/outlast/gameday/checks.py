@@ -1,4 +1,4 @@
-"""Has the real commands judge what came out: `outlast verify` on every file, `outlast log verify` on the whole log.
+"""Has the real commands judge what came out: `outlast verify` on every file, `outlast log fsck` on the whole log.
 
 They run as processes of their own, offline, with trust pinned beforehand: the roots and the log's keys as they stood
 before the first request. What they print is believed only together with their exit status.
@@ -35,11 +35,12 @@ class _Report(msgspec.Struct):
 
 
 class _LogReport(msgspec.Struct):
-    """What `outlast log verify --json` prints."""
+    """What `outlast log fsck --json` prints."""
 
-    ok: bool
-    entries: int = 0
-    size: int = 0
+    size: int
+    entries: int
+    faults: int
+    consistent_with: int | None = None
 
 
 async def check_all(folder: Folder, progress: Callable[[int, int], None]) -> Checked:
@@ -94,15 +95,27 @@ def verify_command(folder: Folder, *files: str) -> tuple[str, ...]:
     )
 
 
+def fsck_arguments(folder: Folder) -> tuple[str, ...]:
+    """`outlast log fsck` on the files of the log, which must also extend what was published before the site was
+    killed."""
+    since = ("--since", str(folder.checkpoint)) if folder.checkpoint.exists() else ()
+    keys = str(folder.pki / "log-keys.txt")
+    return ("log", "fsck", "--log", str(folder.log), "--log-key", keys, *since)
+
+
 async def _check_log(folder: Folder) -> Checked:
     lines: list[bytes] = []
-    keys = str(folder.pki / "log-keys.txt")
-    command = outlast_command("log", "verify", str(folder.log), "--log-key", keys, "--json")
+    command = outlast_command(*fsck_arguments(folder), "--json")
     failed = await _run(command, lines.append)
     if failed or not lines:
         return Checked(log_says=failed or "nothing was said about it")
     report = msgspec.json.decode(lines[-1], type=_LogReport)
-    return Checked(log_ok=report.ok, log_entries=report.entries, log_says=lines[-1].decode())
+    return Checked(
+        log_ok=not report.faults and report.entries == report.size,
+        log_entries=report.entries,
+        log_extends=report.consistent_with,
+        log_says=f"{report.faults} faults, {report.entries} of {report.size} entries",
+    )
 
 
 async def _run(command: Sequence[str], on_line: Callable[[bytes], None]) -> str:

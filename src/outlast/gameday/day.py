@@ -172,6 +172,8 @@ class GameDay:
         self.moments.tsa_2_killed_ms = await self._kill("tsa-2")
 
     async def _kill_site(self) -> None:
+        published = await anyio.Path(self._folder.log / "checkpoint").read_bytes()
+        await anyio.Path(self._folder.checkpoint).write_bytes(published)
         self.moments.site_killed_ms = await self._kill("site")
         self._view.status = None
         await asyncio.sleep(RESTART_AFTER_S)

@@ -36,6 +36,7 @@ class Folder:
         self.signed = self.root / "signed"
         self.evidence = self.root / "evidence"
         self.look = self.root / "look"
+        self.checkpoint = self.root / "checkpoint"
         self.ledger = self.root / "ledger.jsonl"
         self.summary = self.root / "summary.json"
         self.output = self.root / "output"
@@ -68,5 +69,5 @@ def _not_ours(root: Path, why: str) -> Refused:
     return Refused(
         "folder-not-ours",
         f"{root} will not be wiped: {why}",
-        hint="Name another folder with --data, or remove this one yourself.",
+        hint="Name another folder with --folder, or remove this one yourself.",
     )

@@ -17,7 +17,7 @@ from outlast.gameday.look import Look
 from outlast.gameday.record import Record
 from outlast.gameday.screen import story_line
 from outlast.gameday.stage import outlast_command
-from outlast.gameday.verdict import MAX_SHOWN, Verdict
+from outlast.gameday.verdict import MAX_SHOWN, Checked, Verdict
 from outlast.gameday.view import View
 
 
@@ -112,7 +112,8 @@ def commands(folder: Folder, look: Look | None) -> tuple[tuple[str, str], ...]:
     found = [
         (
             "the whole log, recomputed from its files",
-            f"{outlast} log verify {data}/site/log --log-key {data}/pki/log-keys.txt",
+            f"{outlast} log fsck --log {data}/site/log --log-key {data}/pki/log-keys.txt"
+            f" --since {data}/checkpoint",
         )
     ]
     if look is not None:
@@ -185,8 +186,17 @@ def _rows(summary: Summary) -> list[tuple[str, str, bool | None]]:
         ("longest wait", f"{_ms(t.slowest_answer_ms)} for an acknowledgement, {_ms(t.slowest_signature_ms)} more for a signature", None),
         ("documents", f"{c.documents} of {v.accepted} verify", c.documents == v.accepted),
         ("evidence", f"{c.bundles} of {v.accepted} bundles verify", c.bundles == v.accepted),
-        ("log", c.log_says if not c.log_ok else f"{c.log_entries} entries recomputed, checkpoint signed", c.log_ok),
+        ("log", _log(c), c.log_ok),
     ]  # fmt: skip
+
+
+def _log(checked: Checked) -> str:
+    if not checked.log_ok:
+        return checked.log_says
+    text = f"{checked.log_entries} entries recomputed, root and signatures right"
+    if checked.log_extends is not None:
+        text += f"; extends the {checked.log_extends} published before kill -9"
+    return text
 
 
 def _complaints(summary: Summary, console: Console) -> None:

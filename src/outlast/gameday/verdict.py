@@ -28,9 +28,10 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
-    """What `outlast verify` and `outlast log verify` said, run as processes of their own on the files.
+    """What `outlast verify` and `outlast log fsck` said, run as processes of their own on the files.
 
-    ``bad`` names each file that failed with the reason. ``log_entries`` is how many entries were recomputed.
+    ``bad`` names each file that failed with the reason. ``log_entries`` is how many entries were recomputed,
+    ``log_extends`` the size of the checkpoint kept from before the site was killed, if the log still contains it.
     """
 
     documents: int = 0
@@ -38,6 +39,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     bad: tuple[str, ...] = ()
     log_ok: bool = False
     log_entries: int = 0
+    log_extends: int | None = None
     log_says: str = ""
 
 
