@@ -22,7 +22,7 @@ from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.clock import Clock
 from outlast.core.commit import Committer, Idempotency, Receipt, Submission
 from outlast.core.decider import Command, Deciders, Decision, Event
-from outlast.core.errors import Refused
+from outlast.core.errors import Refused, Unavailable
 from outlast.core.ids import Ids, token
 from outlast.core.store.port import Store, StreamKey, WriteSet
 
@@ -335,8 +335,7 @@ class Authenticator:
         if known.expires_ms and self._clock.now_ms() >= known.expires_ms:
             raise _reauth("token-expired", "this API key has expired")
         if known.gate is not None:
-            known.gate.admit(0, key_id)
-            known.gate.leave()  # only the rate counts here
+            spend(known.gate, key_id)
         return known.principal
 
     async def _load(self, key_id: str) -> _Known:
@@ -366,6 +365,21 @@ class Authenticator:
         if len(self._known) > MAX_CACHED:
             self._known.popitem(last=False)
         return known
+
+
+def spend(gate: Gate, who: str) -> None:
+    """Count one request against a rate. Raises Unavailable ``rate-limited``."""
+    try:
+        gate.admit(0, who)
+    except Unavailable as error:
+        raise Unavailable(
+            error.code,
+            "this API key makes more requests per second than it may",
+            hint="Nothing was done. Send it again after the given time, and more slowly.",
+            retry_after_s=error.retry_after_s,
+            scope="api-key",
+        ) from None
+    gate.leave()  # only the rate counts here; what is under way is counted where work is accepted
 
 
 def _split(presented: str) -> tuple[str, str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from outlast.core.access import Principal
+from outlast.core.access import Principal, spend
 from outlast.core.errors import OutlastError, Refused
 from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.body import Body, CallerGone
@@ -32,6 +33,7 @@ _SECURITY = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
+_BODILESS = (204, 304)
 RawHeader = tuple[bytes, bytes]
 _NO_STORE = (b"cache-control", b"no-store")
 
@@ -130,7 +132,10 @@ class _Exchange:
             principal,
         )
         response = await route.handler(call)
-        if response is not None:
+        if type(response) is Response and response.status_code not in _BODILESS:
+            headers = [h for h in response.raw_headers if h[0] != b"content-length"]
+            await self._whole(response.status_code, headers, bytes(response.body))
+        elif response is not None:
             await response(scope, self._nothing_more, self._answer)
 
     async def _authenticate(self, route: Route) -> Principal | None:
@@ -142,8 +147,7 @@ class _Exchange:
         if route.scope:
             principal.require(route.scope)
         if ctx.gate is not None:
-            ctx.gate.admit(0, principal.actor)
-            ctx.gate.leave()  # only the rate counts here; signing's own door counts the work
+            spend(ctx.gate, principal.actor)
         return principal
 
     def _id(self) -> str:
@@ -169,7 +173,8 @@ class _Exchange:
         self._status = status
         headers = self._dressed(headers)
         write: WriteWhole | None = self._scope.get("extensions", {}).get(EXTENSION)
-        if write is not None and self._body.finished and write(status, headers, body):
+        possible = write is not None and self._body.finished and self._scope["method"] != "HEAD"
+        if possible and write is not None and write(status, headers, body):
             return
         headers.append((b"content-length", b"%d" % len(body)))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

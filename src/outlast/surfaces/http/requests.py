@@ -44,6 +44,8 @@ FINAL = frozenset({"completed", "failed", "cancelled"})
 PATH = "/v1/signature-requests"
 MAX_BULK_BYTES = 4 * 1024 * 1024
 """Longest body of a bulk call, in bytes."""
+BULK_AT_ONCE = 128
+"""Items of a bulk call under way at once: they share flushes and leave room for other callers."""
 NDJSON = "application/x-ndjson"
 
 _decode_ask = msgspec.json.Decoder(SignatureAsk)
@@ -83,10 +85,11 @@ async def accept_many(call: Call) -> Response:
         raise Refused("bulk-size", f"a bulk call has 1 to {MAX_BULK} requests", hint="Split it.")
     key = header.idempotency_key(call.headers)
     keys = [f"bulk:{key}/{i}" if key else "" for i in range(len(pieces))]
-    # all at once: they share a few flushes
-    results = await asyncio.gather(
-        *(_one(call, piece, key) for piece, key in zip(pieces, keys, strict=True))
-    )
+    results: list[BulkResult] = []
+    for at in range(0, len(pieces), BULK_AT_ONCE):
+        end = at + BULK_AT_ONCE
+        batch = zip(pieces[at:end], keys[at:end], strict=True)
+        results += await asyncio.gather(*(_one(call, piece, key) for piece, key in batch))
     items = tuple(_bulk_item(call, result) for result in results)
     accepted = sum(1 for item in items if item.accepted is not None)
     answer = BulkAnswer(items=items, accepted=accepted, refused=len(items) - accepted)
