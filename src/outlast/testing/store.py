@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Literal, TypeVar
 
 import msgspec
@@ -35,7 +36,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 PRUNE_IDEMPOTENCY = 1_000
-PRUNE_JOBS = 20_000
+PRUNE_JOBS = 2_000
 """Rows looked at by one prune, as in the SQL engines."""
 
 FlushFault = Literal[
@@ -168,10 +169,11 @@ class MemoryStore:
         disk = self.disk
         old = list(disk.idempotency.values())[:PRUNE_IDEMPOTENCY]
         digests = [row.digest for row in old if row.created_ms < idempotency_before_ms]
+        finished = (job_id for job_id in sorted(disk.jobs) if disk.jobs[job_id].state == "done")
         done = [
             job_id
-            for job_id in sorted(disk.jobs)[:PRUNE_JOBS]
-            if disk.jobs[job_id].state == "done" and disk.jobs[job_id].created_ms < jobs_before_ms
+            for job_id in islice(finished, PRUNE_JOBS)
+            if disk.jobs[job_id].created_ms < jobs_before_ms
         ]
         for digest in digests:
             del disk.idempotency[digest]

@@ -1,8 +1,9 @@
 """The store on one machine: SQLite through APSW, write-ahead log, every commit synced.
 
-One thread owns the only writing connection; reads go through a second one. ``synchronous=FULL`` and WAL are set
-and read back at start: a site that cannot have them does not start. The write-ahead log is copied into the
-database by a third connection on its own thread, so that a checkpoint does not stand in a commit's way.
+One thread owns the only writing connection. Point reads go through a second one, on the caller's thread; ranges and
+counts through a third, in worker threads, so that nobody's long read holds up the event loop. ``synchronous=FULL``
+and WAL are set and read back at start: a site that cannot have them does not start. The write-ahead log is copied
+into the database by a fourth connection on its own thread, so that a checkpoint does not stand in a commit's way.
 
 If the power goes: a transaction whose COMMIT had returned is in the synced WAL and is there after restart; any
 other is not there at all. After a failed sync nobody knows what the disk holds, so ``on_fatal`` ends the
@@ -51,7 +52,9 @@ WAL_LIMIT_PAGES = 32_000
 WAL_WAIT_MS = 250
 """How long the writer then waits for readers and for the checkpoint thread, at each commit."""
 PAGE_CACHE_KIB = 16_384
-"""Page cache of each connection."""
+"""Page cache of each connection that is on everybody's way."""
+SCAN_CACHE_KIB = 2_048
+"""Page cache of the connection for ranges and counts, which read most pages once."""
 FULL_BELOW_BYTES = 256 * 1024
 """With less room than this, a failed write is taken for a full disk."""
 CACHED_STREAMS = 8_192
@@ -125,6 +128,7 @@ class SqliteStore:
             os.close(self._lock_fd)
             raise
         self._read_lock = threading.Lock()
+        self._scan_lock = threading.Lock()
         # What was written last is what is there: this process is the only writer. A row that a reader fetched
         # is kept only if nothing was committed meanwhile.
         self._newest: dict[StreamKey, StreamRow] = {}
@@ -134,13 +138,16 @@ class SqliteStore:
         self._checkpoints = _Checkpointer(path, self._writer)
 
     def _connect(self) -> None:
+        _private(self._path)
         self._writer = _connect(self._path)
         _migrate(self._writer)
         _verify_settings(self._writer)
         # Only this process may hold leases on an embedded store; an earlier one's are void.
         self._writer.execute(self._q["release_leases"])
-        self._reader = _connect(self._path)
-        self._reader.execute("PRAGMA query_only=ON")
+        self._reader, self._scanner = _connect(self._path), _connect(self._path)
+        for connection in (self._reader, self._scanner):
+            connection.execute("PRAGMA query_only=ON")
+        self._scanner.execute(f"PRAGMA cache_size=-{SCAN_CACHE_KIB}")
 
     @classmethod
     async def open(
@@ -193,8 +200,11 @@ class SqliteStore:
             for key, row in streams.items():
                 self._newest.pop(key, None)
                 self._newest[key] = row
-            for _ in range(len(self._newest) - CACHED_STREAMS):
-                del self._newest[next(iter(self._newest))]
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        for _ in range(len(self._newest) - CACHED_STREAMS):
+            del self._newest[next(iter(self._newest))]
 
     def _load(self, needs: Needs) -> Snapshot:
         db, q = self._writer, self._q
@@ -290,7 +300,7 @@ class SqliteStore:
             self._writer.executemany(self._q["update_job"], changed)
 
     # -- reading ----------------------------------------------------------------------------------------------
-    # Point reads and bounded pages take well under a millisecond, less than a thread hop; ranges of the log do not.
+    # Point reads and bounded pages take well under a millisecond, less than a thread hop; what may be long is a `_scan`.
 
     async def head(self) -> Head:
         with self._read_lock:
@@ -308,6 +318,7 @@ class SqliteStore:
         with self._newest_lock:
             if self._commits == commits:
                 self._newest[key] = row
+                self._forget_oldest()
         return row
 
     async def streams(
@@ -327,18 +338,18 @@ class SqliteStore:
         return [StreamItem(row[0], StreamRow(*row[1:])) for row in rows]
 
     async def entries(self, start: int, limit: int) -> list[bytes]:
-        rows = await asyncio.to_thread(self._read, "entries", (start, limit))
+        rows = await asyncio.to_thread(self._scan, "entries", (start, limit))
         return [leaf for (leaf,) in rows]
 
     async def stream_entries(self, key: StreamKey, limit: int = 1000) -> list[tuple[int, bytes]]:
         return await asyncio.to_thread(self._stream_entries, key, limit)
 
     def _stream_entries(self, key: StreamKey, limit: int) -> list[tuple[int, bytes]]:
-        rows = self._read("stream", key)
+        rows = self._scan("stream", key)
         index = StreamRow(*rows[0]).last_index if rows else -1
         found: list[tuple[int, bytes]] = []
         while index >= 0 and len(found) < limit:
-            ((previous, leaf),) = self._read("entry", (index,))
+            ((previous, leaf),) = self._scan("entry", (index,))
             found.append((index, leaf))
             index = previous
         return found[::-1]
@@ -351,20 +362,24 @@ class SqliteStore:
         self, tenant: str, *, state: JobState | None = None, after: int = 0, limit: int = 100
     ) -> Sequence[JobRow]:
         if state is None:
-            rows = self._read("jobs", (tenant, after, limit))
+            rows = await asyncio.to_thread(self._scan, "jobs", (tenant, after, limit))
         else:
-            rows = self._read("jobs_in_state", (tenant, state, after, limit))
+            query = "jobs_stuck" if state in ("dead", "parked") else "jobs_in_state"
+            rows = await asyncio.to_thread(self._scan, query, (tenant, state, after, limit))
         return [JobRow(*row) for row in rows]
 
     async def job_counts(self) -> JobCounts:
+        return await asyncio.to_thread(self._job_counts)
+
+    def _job_counts(self) -> JobCounts:
         counts = [
-            self._read(name, ())[0][0]
+            self._scan(name, ())[0][0]
             for name in ("count_ready", "count_leased", "count_dead", "count_parked")
         ]
         return JobCounts(*counts)
 
     async def count_jobs(self, kind: str) -> int:
-        rows = await asyncio.to_thread(self._read, "count_kind", (kind,))
+        rows = await asyncio.to_thread(self._scan, "count_kind", (kind,))
         count: int = rows[0][0]
         return count
 
@@ -387,8 +402,9 @@ class SqliteStore:
     def _close(self) -> None:
         self._writing.shutdown(wait=True)
         self._checkpoints.close()
-        with self._read_lock:
+        with self._read_lock, self._scan_lock:
             self._reader.close()
+            self._scanner.close()
         self._writer.close()
         os.close(self._lock_fd)
 
@@ -396,6 +412,14 @@ class SqliteStore:
         try:
             with self._read_lock:
                 return list(self._reader.execute(self._q[name], args))
+        except apsw.Error as error:
+            raise translate(error, self._path) from error
+
+    def _scan(self, name: str, args: Sequence[Any]) -> list[Any]:
+        """A read that may be long: for worker threads only."""
+        try:
+            with self._scan_lock:
+                return list(self._scanner.execute(self._q[name], args))
         except apsw.Error as error:
             raise translate(error, self._path) from error
 
@@ -473,6 +497,11 @@ def _lock(path: Path) -> int:
             hint="Stop the other `outlast` process, or give this one its own --data folder.",
         ) from None
     return fd
+
+
+def _private(path: Path) -> None:
+    """Make the file, if need be, for its user only; SQLite gives its journals the same mode."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _connect(path: Path) -> apsw.Connection:

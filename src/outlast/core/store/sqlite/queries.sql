@@ -74,6 +74,12 @@ SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease
        created_ms, error
 FROM job WHERE tenant = ? AND state = ? AND id > ? ORDER BY id LIMIT ?;
 
+-- name: jobs_stuck
+-- The second condition lets SQLite see that the partial index job_stuck has them all.
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error
+FROM job WHERE tenant = ? AND state = ? AND state IN ('dead', 'parked') AND id > ? ORDER BY id LIMIT ?;
+
 -- name: count_ready
 SELECT count(*) FROM job WHERE state = 'ready';
 
@@ -81,13 +87,15 @@ SELECT count(*) FROM job WHERE state = 'ready';
 SELECT count(*) FROM job WHERE state = 'leased';
 
 -- name: count_dead
-SELECT count(*) FROM job WHERE state = 'dead';
+SELECT count(*) FROM job WHERE state = 'dead' AND state IN ('dead', 'parked');
 
 -- name: count_parked
-SELECT count(*) FROM job WHERE state = 'parked';
+SELECT count(*) FROM job WHERE state = 'parked' AND state IN ('dead', 'parked');
 
 -- name: count_kind
-SELECT count(*) FROM job WHERE state IN ('ready', 'leased') AND kind = ?;
+-- A term for each partial index: together they would make SQLite read the finished jobs as well.
+SELECT (SELECT count(*) FROM job WHERE state = 'ready' AND kind = ?1)
+     + (SELECT count(*) FROM job WHERE state = 'leased' AND kind = ?1);
 
 -- name: next_ready
 SELECT run_at_ms FROM job WHERE state = 'ready' AND kind IN (SELECT value FROM json_each(?))
@@ -116,4 +124,5 @@ INSERT INTO subject_key (subject, wrapped) VALUES (?, ?);
 DELETE FROM idempotency WHERE created_ms < ? AND seq IN (SELECT seq FROM idempotency ORDER BY seq LIMIT 1000);
 
 -- name: prune_jobs
-DELETE FROM job WHERE state = 'done' AND created_ms < ? AND id IN (SELECT id FROM job ORDER BY id LIMIT 20000);
+-- Among the oldest finished ones, whatever unfinished and stuck ones are older still.
+DELETE FROM job WHERE created_ms < ? AND id IN (SELECT id FROM job WHERE state = 'done' ORDER BY id LIMIT 2000);
