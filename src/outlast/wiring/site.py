@@ -8,7 +8,6 @@ in one process (tests do that).
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ from outlast.core.clock import Clock, HybridClock, SystemClock
 from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
 from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
-from outlast.core.errors import OutlastError
 from outlast.core.ids import EntropyPool, Ids, system_random
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
@@ -72,9 +70,9 @@ from outlast.wiring.providers import (
     software_signer,
 )
 from outlast.wiring.secrets import read_secret, secret_or_new, write_secret
+from outlast.wiring.upkeep import keep_pruning
 from outlast.wiring.watch import Watch
 
-log = logging.getLogger("outlast.site")
 T = TypeVar("T")
 DEFAULT_TENANT = "default"
 
@@ -389,7 +387,7 @@ async def run_site(site: Site) -> None:
         if site.config.work.enabled:
             group.create_task(site.runner.run(), name="runner")
         group.create_task(site.watch.run(), name="watch")
-        group.create_task(_prune(site), name="prune")
+        group.create_task(keep_pruning(site.store, site.clock), name="prune")
         group.create_task(_open_keys(site), name="open keys")
 
 
@@ -398,23 +396,3 @@ async def _open_keys(site: Site) -> None:
     for signer in site.world.signers.values():
         if isinstance(signer, SoftwareSigner):
             await signer.open_keys()
-
-
-PRUNE_EVERY_S = 60.0
-IDEMPOTENCY_KEPT_MS = 48 * 3_600_000
-"""How long an idempotency key is remembered."""
-JOBS_KEPT_MS = 24 * 3_600_000
-"""How long a finished job can be asked about; the log keeps what it did."""
-
-
-async def _prune(site: Site) -> None:
-    while True:
-        await asyncio.sleep(PRUNE_EVERY_S)
-        now_ms = site.clock.now_ms()
-        try:
-            await site.store.prune(
-                idempotency_before_ms=now_ms - IDEMPOTENCY_KEPT_MS,
-                jobs_before_ms=now_ms - JOBS_KEPT_MS,
-            )
-        except OutlastError as error:
-            log.warning("cannot prune: %s", error)
