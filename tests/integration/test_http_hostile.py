@@ -31,11 +31,16 @@ async def talk(site: Any, data: bytes, *, auth: bool = True, timeout_s: float = 
     if auth:
         data = data.replace(b"TOKEN", site.token.encode())
     writer.write(data)
+    answer = b""
     try:
         async with asyncio.timeout(timeout_s):
-            return await reader.read()
+            while piece := await reader.read(65_536):
+                answer += piece
+    except TimeoutError:
+        assert answer, "no answer in time"
     finally:
         writer.close()
+    return answer
 
 
 def problem(answer: bytes) -> dict[str, Any]:
@@ -295,6 +300,31 @@ async def test_not_http(http_site: Any, data: bytes) -> None:
     answer = await talk(http_site, data)
     assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
     assert problem(answer)["code"] == "request-malformed"
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"OPTIONS * HTTP/1.1", (400, 404)),
+        (b"CONNECT example.org:443 HTTP/1.1", (400, 404)),
+        (b"GET http://example.org/livez HTTP/1.1", (200,)),
+        (b"GET /livez#part HTTP/1.1", (200, 400)),
+        (b"GET /%zz HTTP/1.1", (404,)),
+        (b"GET /%ff%fe HTTP/1.1", (404,)),
+        (b"GET /v1/signature-requests?limit=%00 HTTP/1.1", (400,)),
+        (b"GET /v1/signature-requests?limit=5&limit=6&&=&%= HTTP/1.1", (200,)),
+        (b"GET /livez HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade", (200,)),
+        (b"TRACE /livez HTTP/1.1", (405,)),
+        (b"BREW /livez HTTP/1.1", (400,)),
+    ],
+)
+async def test_odd_request_lines(http_site: Any, line: bytes, status: tuple[int, ...]) -> None:
+    """Targets and methods that are legal but odd, or neither, get an answer and harm nothing."""
+    head = b"\r\nHost: x\r\nAuthorization: Bearer TOKEN\r\nConnection: close\r\n\r\n"
+    if b"Upgrade" in line:
+        head = head.replace(b"Connection: close\r\n", b"")
+    answer = await talk(http_site, line + head, timeout_s=3 if b"Upgrade" not in line else 1)
+    assert int(answer.split()[1]) in status, answer[:300]
 
 
 async def test_slow_headers_and_bodies_are_cut(

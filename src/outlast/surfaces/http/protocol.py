@@ -130,18 +130,18 @@ class LimitedProtocol(HttpToolsProtocol):
     def sweep(self, now_s: float) -> None:
         """Close the connection if it is too slow."""
         cycle = self.cycle
-        busy = cycle is not None and not cycle.response_complete
-        if busy and cycle.more_body:
-            if self.flow.read_paused or cycle.waiting_for_100_continue:
-                self._since_s, self._body_bytes = now_s, 0
+        if not self._in_headers:  # also when it is answered already and what is left is thrown away
+            if self.flow.read_paused or (cycle is not None and cycle.waiting_for_100_continue):
+                self._since_s, self._body_bytes = now_s, 0  # it is us who keep it waiting
             elif now_s - self._since_s > BODY_WINDOW_S:
                 if self._body_bytes < MIN_BODY_BYTES:
                     self.transport.abort()
                 self._since_s, self._body_bytes = now_s, 0
-        elif self._in_headers and not busy and self.timeout_keep_alive_task is None:
-            late = now_s - self._since_s > HEADER_TIMEOUT_S
-            if late:
-                self.transport.abort()
+            return
+        busy = cycle is not None and not cycle.response_complete
+        idle = self.timeout_keep_alive_task is not None  # uvicorn's own timer runs
+        if not busy and not idle and now_s - self._since_s > HEADER_TIMEOUT_S:
+            self.transport.abort()
 
     def _check_headers(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
