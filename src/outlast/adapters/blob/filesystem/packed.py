@@ -73,6 +73,9 @@ class PackedFile:
         self._waiting: deque[_Entry] = deque()
         self._turn = anyio.Lock()
         self._write_thread = anyio.CapacityLimiter(1)
+        # asyncio's own cancellation ends the wait for a thread, not the thread: the limiter alone would let the
+        # next transaction begin inside the one still under way
+        self._writing = threading.Lock()
         self._failed: OutlastError | None = None
 
     async def put(self, name: str, data: bytes) -> None:
@@ -112,10 +115,11 @@ class PackedFile:
             await self._in_writer(lambda: self._guarded(lambda: self._remove(name)))
 
     def close(self) -> None:
-        """Close the file; waits for a read under way."""
+        """Close the file; waits for what is under way."""
         with self._reading:
             self._reader.close()
-        self._writer.close()
+        with self._writing:
+            self._writer.close()
 
     async def _in_writer(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._write_thread)
@@ -149,6 +153,10 @@ class PackedFile:
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Run a transaction; raises Unavailable, for ever once the file itself has failed."""
+        with self._writing:
+            self._transact(work)
+
+    def _transact(self, work: Callable[[], None]) -> None:
         if self._failed is not None:
             raise self._failed
         try:
