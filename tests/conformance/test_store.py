@@ -13,6 +13,7 @@ from outlast.core.errors import Conflict, OutlastError, Refused, Unavailable, Un
 from outlast.core.store.port import Needs, Snapshot, Store, WriteSet
 from outlast.core.store.sqlite import engine
 from outlast.core.store.sqlite.engine import SqliteStore
+from outlast.testing.ledger import Withdraw
 from outlast.testing.store import Crashed, MemoryDisk, MemoryStore
 from outlast.testing.suites.store import Check, StoreBench, work
 from outlast.testing.suites.store_jobs import ALL_CHECKS
@@ -160,6 +161,22 @@ async def test_sqlite_syncs_every_commit(tmp_path: pathlib.Path) -> None:
     assert store._writer.pragma("journal_mode") == "wal"
     assert store._writer.pragma("synchronous") == 2
     assert store._checkpoints._db.pragma("synchronous") == 2
+    await store.close()
+
+
+async def test_sqlite_syncs_nothing_for_nothing(tmp_path: pathlib.Path) -> None:
+    """An idle worker asks for jobs every second: finding none, refused commands and repeats write nothing."""
+    path = tmp_path / "site.db"
+    store = await SqliteStore.open(path)
+    bench = sqlite_bench(path)
+    await bench.put(store, work("a", key="k", body=b""))
+    written = path.with_name("site.db-wal").stat().st_size
+    assert await bench.claim(store) == []
+    await bench.put(store, work("a", key="k", body=b""))
+    await bench.commit(store, work("b", Withdraw(at_ms=0, amount=1)))
+    assert path.with_name("site.db-wal").stat().st_size == written
+    await bench.put(store, work("a"))
+    assert path.with_name("site.db-wal").stat().st_size > written
     await store.close()
 
 

@@ -129,6 +129,11 @@ class WriteSet(msgspec.Struct):
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     subject_keys: dict[str, bytes] = msgspec.field(default_factory=dict)
 
+    def changes(self, snapshot: Snapshot) -> bool:
+        """Whether there is anything to write at all."""
+        rows = (self.streams, self.entries, self.idempotency, self.jobs, self.counters)
+        return any(rows) or bool(self.subject_keys) or self.head != snapshot.head
+
 
 Plan = Callable[[Snapshot], WriteSet]
 

@@ -184,7 +184,11 @@ class SqliteStore:
         db = self._writer
         db.execute("BEGIN IMMEDIATE")
         try:
-            write = plan(self._load(needs))
+            snapshot = self._load(needs)
+            write = plan(snapshot)
+            if not write.changes(snapshot):
+                db.execute("ROLLBACK")  # a claim that found nothing, say: no sync for that
+                return
             self._write(write)
             db.execute("COMMIT")
         except BaseException:
