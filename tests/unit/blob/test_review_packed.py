@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pathlib
 import threading
 
@@ -43,4 +44,41 @@ async def test_a_cancelled_put_does_not_poison_those_after_it(
         assert b"".join([piece async for piece in blobs.get("second")]) == b"2"
     finally:
         leave.set()
+        blobs.close()
+
+
+async def test_a_cancelled_large_put_closes_its_file_after_its_last_write(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A descriptor closed under a thread that goes on writing to it may be somebody else's file by then."""
+    blobs = FilesystemBlobs(tmp_path / "blobs")
+    inside, leave = threading.Event(), threading.Event()
+    order: list[str] = []
+    write, close = os.write, os.close
+
+    def slow_write(descriptor: int, data: memoryview) -> int:
+        inside.set()
+        assert leave.wait(10)
+        order.append("write")
+        return write(descriptor, data)
+
+    def noted_close(descriptor: int) -> None:
+        order.append("close")
+        close(descriptor)
+
+    monkeypatch.setattr(os, "write", slow_write)
+    try:
+        putting = asyncio.create_task(blobs.put("large", chunks(bytes(2_000_000))))
+        await asyncio.to_thread(inside.wait, 10)
+        monkeypatch.setattr(os, "close", noted_close)
+        putting.cancel()
+        await asyncio.sleep(0.1)
+        assert order == []
+        leave.set()
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+        assert order[:2] == ["write", "close"]
+    finally:
+        leave.set()
+        monkeypatch.undo()
         blobs.close()

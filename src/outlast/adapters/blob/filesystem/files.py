@@ -17,6 +17,7 @@ import hashlib
 import os
 import pathlib
 import tempfile
+import threading
 from typing import BinaryIO
 
 from outlast.adapters.blob.filesystem.disk import Room, failure, sync_directory
@@ -108,7 +109,11 @@ class Reader:
 
 
 class Draft:
-    """A blob being written. ``discard`` must be called at the end, whatever happened."""
+    """A blob being written. ``discard`` must be called at the end, whatever happened; it waits for what is under way.
+
+    A caller cancelled by asyncio leaves its thread behind: a descriptor closed under it could be another file's by
+    the time it writes.
+    """
 
     def __init__(self, files: LargeFiles, room: Room, descriptor: int, path: pathlib.Path) -> None:
         self._files = files
@@ -117,9 +122,16 @@ class Draft:
         self._path = path
         self._size = 0
         self._unsynced = 0
+        self._in_use = threading.Lock()
 
     def write(self, data: bytes | bytearray) -> None:
         """Append; raises Unavailable."""
+        with self._in_use:
+            self._append(data)
+
+    def _append(self, data: bytes | bytearray) -> None:
+        if self._descriptor < 0:
+            return
         view = memoryview(data)
         try:
             while view:
@@ -137,6 +149,12 @@ class Draft:
 
     def publish(self, name: str) -> int:
         """Make it the blob of that name, durably; its size. Raises Refused ``blob-differs``, Unavailable."""
+        with self._in_use:
+            return self._publish(name)
+
+    def _publish(self, name: str) -> int:
+        if self._descriptor < 0:
+            return 0
         target = self._files.path(name)
         try:
             os.fsync(self._descriptor)
@@ -155,7 +173,9 @@ class Draft:
 
     def discard(self) -> None:
         """Close and drop the draft's own name; the published blob stays."""
-        os.close(self._descriptor)
+        with self._in_use:
+            os.close(self._descriptor)
+            self._descriptor = -1
         self._path.unlink(missing_ok=True)
 
     def _same_as(self, target: pathlib.Path, name: str) -> int:
