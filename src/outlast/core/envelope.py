@@ -197,9 +197,9 @@ class Envelope:
         key = self._entropy(KEY_BYTES)
         return SubjectKey(key, self._wrapper.wrap(key, aad))
 
-    def seal_field(self, key: SubjectKey, aad: bytes, plaintext: bytes) -> str:
+    def seal_field(self, key: bytes, aad: bytes, plaintext: bytes) -> str:
         """`seal_field` under a subject's key, with this envelope's entropy."""
-        return seal_field(key.key, aad, plaintext, self._entropy)
+        return seal_field(key, aad, plaintext, self._entropy)
 
     def open_subject_key(self, wrapped: bytes, aad: bytes) -> bytes:
         """The key itself, 32 bytes; raises Corrupt."""

@@ -16,6 +16,7 @@ import msgspec
 from outlast.core.blobref import BlobRef
 from outlast.core.commit import Idempotency, Receipt, Submission
 from outlast.core.decider import Command
+from outlast.core.envelope import context
 from outlast.core.errors import OutlastError, Refused
 from outlast.core.ids import Ids
 from outlast.core.store.port import Store, StreamItem, StreamKey
@@ -36,7 +37,7 @@ from outlast.signing.views import (
     key_view,
     request_view,
 )
-from outlast.signing.world import Details, World, seal_details
+from outlast.signing.world import Details, World
 
 MAX_BULK = 1_000
 """Requests in one bulk call."""
@@ -149,14 +150,17 @@ class Signing:
         title: str,
         idempotency_key: str,
     ) -> Receipt:
-        document_class = self._world.class_of(class_name)
+        world = self._world
+        document_class = world.class_of(class_name)
         details = Details(title=title)
         _check_texts(details)
         taken = await self._intake.take(caller.tenant, chunks, media_type, document_class)
         document_id = self._ids.new()
-        sealed, subject_key = seal_details(
-            self._world.envelope, caller.tenant, document_id, details
-        )
+        subject_key, wrapped = world.subjects.new(caller.tenant, document_id)
+        binding = context(caller.tenant, document_id, document_id)
+        sealed = ""
+        if title:
+            sealed = world.envelope.seal_field(subject_key, binding, msgspec.json.encode(details))
         command = documents.AddDocument(
             at_ms=self._world.clock.now_ms(),
             media_type=media_type,
@@ -171,7 +175,7 @@ class Signing:
         submission = msgspec.structs.replace(
             submission,
             idempotency=Idempotency(idempotency_key, body) if idempotency_key else None,
-            subject_key=subject_key,
+            subject_key=wrapped,
         )
         return await self._add(taken, submission)
 
@@ -188,7 +192,7 @@ class Signing:
     async def document(self, caller: Caller, document_id: str) -> DocumentView:
         """A document's facts."""
         document = await self._world.document(caller.tenant, document_id)
-        details = await self._details(caller.tenant, document_id, document.sealed)
+        details = await self._details(caller.tenant, document_id, document_id, document.sealed)
         return document_view(document_id, document, details)
 
     async def document_content(
@@ -377,7 +381,7 @@ class Signing:
         )
         _check_texts(details)
         request_id = self._ids.new()
-        sealed, subject_key = seal_details(world.envelope, caller.tenant, request_id, details)
+        sealed = await world.seal(caller.tenant, ask.document, request_id, details)
         command = requests.RequestSignature(
             at_ms=world.clock.now_ms(),
             by=caller.actor,
@@ -392,7 +396,7 @@ class Signing:
             sealed=sealed,
         )
         submission = self._submission(caller, requests.KIND, request_id, command)
-        return msgspec.structs.replace(submission, idempotency=idempotency, subject_key=subject_key)
+        return msgspec.structs.replace(submission, idempotency=idempotency)
 
     async def _places(
         self, tenant: str, ask: SignatureAsk, document_class: DocumentClass
@@ -418,12 +422,12 @@ class Signing:
 
     async def _view(self, tenant: str, item: StreamItem) -> RequestView:
         state = self._world.deciders.decode_state(requests.KIND, item.row.state)
-        details = await self._details(tenant, item.id, state.sealed)
+        details = await self._details(tenant, state.document, item.id, state.sealed)
         return request_view(item.id, item.row.version, state, details)
 
-    async def _details(self, tenant: str, subject: str, sealed: str) -> Details:
+    async def _details(self, tenant: str, document_id: str, stream: str, sealed: str) -> Details:
         try:
-            return await self._world.details(tenant, subject, sealed)
+            return await self._world.details(tenant, document_id, stream, sealed)
         except Refused:  # erased: the rest of the record stays readable
             return Details()
 

@@ -92,7 +92,9 @@ class Handlers:
         source = await load_source(world, job.tenant, request, place)
         said: Statement | None = None
         if not request.signatures[place].value:
-            details = await world.details(job.tenant, job.stream_id, request.sealed)
+            details = await world.details(
+                job.tenant, request.document, job.stream_id, request.sealed
+            )
             said = await Attempts(world, job, request, place, source, details).obtain()
             request = await world.request(job.tenant, job.stream_id)
         if request.level == "B-B":
@@ -236,7 +238,9 @@ class Handlers:
                 "certificate-forgotten",
                 f"the certificate {pin.fingerprint} that signed is not on record",
             )
-        details = await self._world.details(job.tenant, job.stream_id, request.sealed)
+        details = await self._world.details(
+            job.tenant, request.document, job.stream_id, request.sealed
+        )
         said = statement(source, binding, details, pin.signing_time_ms)
         if sha256(said.tbs).hexdigest() != pin.tbs_sha256:
             raise Corrupt(

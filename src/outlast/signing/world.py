@@ -6,6 +6,7 @@ the very same handlers without an event loop.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -106,6 +107,7 @@ class World:
     deciders: Deciders
     bodies: Bodies
     envelope: Envelope
+    subjects: Subjects
     within: Within
     prepare: Prepare
     denied: Denied
@@ -156,28 +158,62 @@ class World:
                 hint=f"Configured are: {', '.join(sorted(self.classes)) or 'none'}.",
             ) from None
 
-    async def details(self, tenant: str, subject: str, sealed: str) -> Details:
-        """Personal fields, opened; raises Refused ``personal-fields-erased`` when their key is gone."""
+    async def details(self, tenant: str, document_id: str, stream: str, sealed: str) -> Details:
+        """A stream's personal fields, opened; raises Refused ``personal-fields-erased`` when the document's key
+        is gone."""
         if not sealed:
             return Details()
-        wrapped = await self.streams.subject_key(subject)
-        if wrapped is None:
-            raise Refused("personal-fields-erased", "the personal fields were erased")
-        subject_key = self.envelope.open_subject_key(wrapped, context(tenant, subject))
-        return _decode_details(open_field(subject_key, context(tenant, subject), sealed))
+        key = await self.subjects.key(tenant, document_id)
+        return _decode_details(open_field(key, context(tenant, document_id, stream), sealed))
 
+    async def seal(self, tenant: str, document_id: str, stream: str, details: Details) -> str:
+        """Personal fields as they go into the log; empty for none. Raises as `details` does."""
+        if details == _NOTHING:
+            return ""
+        key = await self.subjects.key(tenant, document_id)
+        binding = context(tenant, document_id, stream)
+        return self.envelope.seal_field(key, binding, _encode_details(details))
+
+
+class Subjects:
+    """The keys that personal fields are sealed under: one a document, made at intake, kept wrapped beside the log.
+
+    Whoever is named in a document or in the requests on it is erased with it: without the key, those fields are
+    unreadable in every copy of the log. Keys in use are kept in memory, MAX_OPEN_KEYS at most.
+    """
+
+    def __init__(self, streams: Streams, envelope: Envelope) -> None:
+        self._streams = streams
+        self._envelope = envelope
+        self._open: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    def new(self, tenant: str, document_id: str) -> tuple[bytes, bytes]:
+        """A fresh key for a document that is being added, and its wrapped form to be stored with it."""
+        made = self._envelope.new_subject_key(context(tenant, document_id))
+        return made.key, made.wrapped
+
+    async def key(self, tenant: str, document_id: str) -> bytes:
+        """A document's key; raises Refused ``personal-fields-erased``."""
+        known = self._open.get((tenant, document_id))
+        if known is not None:
+            return known
+        wrapped = await self._streams.subject_key(document_id)
+        if wrapped is None:
+            raise Refused("personal-fields-erased", "the document's personal fields were erased")
+        key = self._envelope.open_subject_key(wrapped, context(tenant, document_id))
+        self._open[(tenant, document_id)] = key
+        if len(self._open) > MAX_OPEN_KEYS:
+            self._open.popitem(last=False)
+        return key
+
+    def forget(self, tenant: str, document_id: str) -> None:
+        """Drop a key that was erased."""
+        self._open.pop((tenant, document_id), None)
+
+
+MAX_OPEN_KEYS = 4_096
+"""Subject keys kept unwrapped in memory."""
 
 _decode_details = msgspec.json.Decoder(Details).decode
+_encode_details = msgspec.json.Encoder().encode
 _NOTHING = Details()
-
-
-def seal_details(
-    envelope: Envelope, tenant: str, subject: str, details: Details
-) -> tuple[str, bytes | None]:
-    """Personal fields as they go into the log, and the wrapped key to keep beside it; none for no fields."""
-    if details == _NOTHING:
-        return "", None
-    binding = context(tenant, subject)
-    subject_key = envelope.new_subject_key(binding)
-    sealed = envelope.seal_field(subject_key, binding, msgspec.json.encode(details))
-    return sealed, subject_key.wrapped

@@ -37,7 +37,7 @@ from outlast.signing.pdf.intake import examine
 from outlast.signing.pdf.prepare import prepare_revision
 from outlast.signing.pdf.revision import Prepared
 from outlast.signing.work import kinds
-from outlast.signing.world import World
+from outlast.signing.world import Subjects, World
 from outlast.testing.blob import MemoryBlobs
 from outlast.testing.keys import FakeSigner
 from outlast.testing.store import MemoryStore
@@ -79,6 +79,7 @@ class Desk:
             deciders=self.deciders,
             bodies=self.bodies,
             envelope=self.envelope,
+            subjects=Subjects(self.store, self.envelope),
             within=_within,
             prepare=_prepare,
             denied=lambda tenant, class_name, provider: self.denials.get(provider, ""),

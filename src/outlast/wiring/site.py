@@ -53,7 +53,7 @@ from outlast.signing.pdf.facts import Limits, PrepareOptions
 from outlast.signing.pdf.revision import Prepared
 from outlast.signing.sandbox import Bounds, PdfSandbox
 from outlast.signing.work import kinds
-from outlast.signing.world import World
+from outlast.signing.world import Subjects, World
 from outlast.wiring.config import Config, Pkcs11Provider, Provider, SoftwareProvider
 from outlast.wiring.embedded import (
     DEFAULT_ALGORITHM,
@@ -213,6 +213,7 @@ def _assemble(
         deciders=deciders,
         bodies=bodies,
         envelope=envelope,
+        subjects=Subjects(store, envelope),
         within=_within,
         prepare=prepare,
         denied=denials(policy, config, lambda: watch.mode.label),

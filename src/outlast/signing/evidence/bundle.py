@@ -95,7 +95,7 @@ class Evidence:
             raise Refused(
                 "not-signed-yet", f"the request is {request.label}", retry="later", retry_after_s=1
             )
-        details = await self._world.details(tenant, request_id, request.sealed)
+        details = await self._world.details(tenant, request.document, request_id, request.sealed)
         view = request_view(request_id, row.version, request, details)
         parts = _Parts()
         signed, document = await self._files(parts, tenant, request)
