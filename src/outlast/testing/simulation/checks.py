@@ -27,6 +27,7 @@ SOMETIMES = (
     "request approved",
     "rescued after expiry",
     "second signature on the first's file",
+    "signed with a rotated key",
     "storage full",
     "timestamp missed and settled late",
     "timestamp owed and settled",

@@ -17,6 +17,8 @@ from outlast.core.errors import OutlastError, Refused, Unknown
 from outlast.core.store.port import JobRow
 from outlast.core.work.job import KIND as JOB_HISTORY
 from outlast.core.work.job import MoveJob
+from outlast.signing.model.key import KIND as KEY
+from outlast.signing.model.key import EnrolKey
 from outlast.signing.model.request import (
     KIND,
     ApproveRequest,
@@ -26,6 +28,7 @@ from outlast.signing.model.request import (
 )
 from outlast.testing.simulation.engine import Asked, Simulation, Sleep
 from outlast.testing.simulation.node import Answer, Node, Site
+from outlast.testing.simulation.parts import GENERATIONS, binding_of
 
 TENANTS = ("t1", "t2")
 CLIENT_PATIENCE_MS = 3_000
@@ -57,6 +60,7 @@ class Crowd:
         self._sim: Simulation = site.sim
         self._nodes = nodes
         self.pleas = pleas
+        self._generations: dict[tuple[str, str, str], int] = {}
 
     def start(self) -> None:
         """Let everybody come when they come."""
@@ -170,6 +174,24 @@ class Crowd:
                 return
             except Refused:
                 raise
+            except OutlastError:
+                await Sleep(self._sim, self._sim.between(10, 800))
+
+    async def rotate(self, tenant: str, name: str, provider: str) -> None:
+        """Enrol a provider's next key and certificate, while signing goes on."""
+        generation = self._generations.get((tenant, name, provider), 0) + 1
+        if generation == GENERATIONS:
+            return
+        self._generations[tenant, name, provider] = generation
+        enrol = EnrolKey(at_ms=0, binding=binding_of(provider, name, generation))
+        while True:
+            try:
+                await self._call(
+                    Submission(
+                        tenant=tenant, actor="operator", kind=KEY, stream=name, command=enrol
+                    )
+                )
+                return
             except OutlastError:
                 await Sleep(self._sim, self._sim.between(10, 800))
 

@@ -27,6 +27,7 @@ from outlast.core.commit import (
     needs_of,
 )
 from outlast.core.decider import Deciders
+from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
 from outlast.core.errors import Conflict, OutlastError, Unavailable
 from outlast.core.ids import Ids
 from outlast.core.routing.router import Router
@@ -35,7 +36,7 @@ from outlast.core.work.runner import Job, Kind, burial
 from outlast.core.work.verdict import judge
 from outlast.signing.classes import DocumentClass
 from outlast.signing.work import kinds
-from outlast.signing.world import World
+from outlast.signing.world import Subjects, World
 from outlast.testing.simulation.checks import Checks
 from outlast.testing.simulation.engine import (
     START_MS,
@@ -54,6 +55,8 @@ IDLE_POLL_MS = 1_000
 CLAIM_RETRY_MS = 500
 FEW_ATTEMPTS = 3
 """Tries of a job in seeds that want dead letters."""
+ENVELOPE = Envelope(RootKeys(LocalRootKey("simulation", bytes(32))))
+"""For personal fields; no simulated request has any."""
 
 _CONFLICTS = {
     "job-fenced": "zombie fenced",
@@ -431,7 +434,8 @@ class Node:
             streams=self,
             deciders=site.deciders,
             bodies=site.shelf,
-            envelope=None,  # type: ignore[arg-type]  # only for personal fields, and no request has any
+            envelope=ENVELOPE,
+            subjects=Subjects(self, ENVELOPE),
             within=within,
             prepare=prepared,
             denied=lambda *_: "",

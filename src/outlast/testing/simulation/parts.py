@@ -31,7 +31,8 @@ from outlast.testing.simulation.checks import Checks
 from outlast.testing.simulation.engine import START_MS, Simulation, Sleep
 from outlast.testing.simulation.swarm import Swarm
 
-KEY_REF = "key"
+GENERATIONS = 3
+"""Keys and certificates that a provider has for a name, one after the other."""
 YEARS_AHEAD = datetime(2090, 1, 1, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 LATE_S = 4.0
@@ -39,16 +40,17 @@ LATE_S = 4.0
 
 
 @lru_cache(maxsize=64)
-def key_of(provider: str, name: str) -> Ed25519PrivateKey:
+def key_of(provider: str, name: str, generation: int) -> Ed25519PrivateKey:
     """The key that a provider keeps for a signing key's name."""
-    return Ed25519PrivateKey.from_private_bytes(sha256(f"{provider}/{name}".encode()).digest())
+    secret = sha256(f"{provider}/{name}/{generation}".encode()).digest()
+    return Ed25519PrivateKey.from_private_bytes(secret)
 
 
 @lru_cache(maxsize=64)
-def binding_of(provider: str, name: str) -> Binding:
+def binding_of(provider: str, name: str, generation: int = 0) -> Binding:
     """The enrolled key and certificate; the same bytes in every process."""
-    key = key_of(provider, name)
-    subject = subject_name(f"{name} at {provider}")
+    key = key_of(provider, name, generation)
+    subject = subject_name(f"{name} {generation} at {provider}")
     certificate = (
         x509.CertificateBuilder(subject, subject, key.public_key(), 7, LONG_AGO, YEARS_AHEAD)
         .sign(key, None)
@@ -56,7 +58,7 @@ def binding_of(provider: str, name: str) -> Binding:
     )
     return Binding(
         provider=provider,
-        key_ref=name,
+        key_ref=f"{name}/{generation}",
         algorithm="ed25519",
         spki=spki_der(key),
         chain=(certificate,),
@@ -110,7 +112,9 @@ class Provider:
         self._checks = checks
         self._fake = FakeSigner(name, sleep=sleeper(sim))
         for key in keys:
-            self._fake.import_key(key, key_of(name, key))
+            for generation in range(GENERATIONS):
+                secret = key_of(name, key, generation)
+                self._fake.import_key(f"{key}/{generation}", secret)
 
     async def sign(self, request: SignRequest) -> bytes:
         """The signature, or trouble."""

@@ -178,6 +178,7 @@ class Run:
             (swarm.jump_every_ms, self._jump),
             (swarm.outage_every_ms, self._outage),
             (swarm.disk_full_every_ms, self._fill),
+            (swarm.rotate_every_ms, self._rotate),
         ):
             if every_ms != NEVER:
                 self._again(every_ms, trouble)
@@ -224,6 +225,11 @@ class Run:
 
     def _parts(self) -> list[Provider | StampAuthority]:
         return [*self.site.providers.values(), *self.site.authorities.values()]
+
+    def _rotate(self) -> None:
+        rng = self.sim.rng
+        provider = rng.choice(sorted(self.site.providers))
+        self.sim.spawn(self.crowd.rotate(rng.choice(TENANTS), rng.choice(KEYS), provider))
 
     def _fill(self) -> None:
         self.site.disk_full = self.site.shelf.full = True

@@ -44,6 +44,7 @@ class Swarm(msgspec.Struct, frozen=True, kw_only=True):
     repeats: float
     """Of clients that send again although they were answered."""
     cancels: float
+    rotate_every_ms: float
     short_deadlines: bool
     few_attempts: bool
 
@@ -82,6 +83,7 @@ def draw(rng: Random) -> Swarm:
         answer_lost=maybe(rng.uniform(0.05, 0.3)),
         repeats=maybe(0.3),
         cancels=maybe(0.3, often=0.4),
+        rotate_every_ms=maybe(rng.uniform(500, 3_000), NEVER, 0.3),
         short_deadlines=rng.random() < 0.5,
         few_attempts=rng.random() < 0.3,
     )

@@ -19,6 +19,7 @@ from outlast.core.routing.changes import ProviderEjected
 from outlast.core.store.port import StreamKey
 from outlast.signing.cms import verify_signature
 from outlast.signing.cms.signed_data import signed_statement, timestamp_tokens
+from outlast.signing.model.key import Binding
 from outlast.signing.model.request import (
     KIND,
     AttemptFailed,
@@ -37,7 +38,7 @@ from outlast.testing.simulation.checks import Checks
 from outlast.testing.simulation.clients import Plea
 from outlast.testing.simulation.engine import run_now
 from outlast.testing.simulation.node import Node, Site
-from outlast.testing.simulation.parts import Shelf, binding_of
+from outlast.testing.simulation.parts import GENERATIONS, Shelf, binding_of
 
 
 def judge_site(
@@ -188,8 +189,17 @@ class _Judgement:
         self._always(value == signature.value, "another value is in the file")
         self._always(sha256(tbs).hexdigest() == signature.pin.tbs_sha256, "not what was pinned")
         self._always(digest in tbs, "it signs other bytes")
-        binding = binding_of(signature.pin.provider, signature.key)
+        binding = self._binding(signature.pin.provider, signature.key, signature.pin.fingerprint)
         verify_signature(binding.spki, binding.algorithm, tbs, value)
+
+    def _binding(self, provider: str, key: str, fingerprint: str) -> Binding:
+        """The certificate that the attempt was pinned to, of whatever generation."""
+        known = [binding_of(provider, key, generation) for generation in range(GENERATIONS)]
+        found = [binding for binding in known if binding.fingerprint == fingerprint]
+        self._always(len(found) == 1, "signed with a certificate that was never enrolled")
+        if found[0] != known[0]:
+            self._site.checks.sometimes("signed with a rotated key")
+        return found[0]
 
     def _stamped(self, request: Request, signature: Signature, handed_out: bytes) -> None:
         self._always(signature.timestamp == "present", f"its timestamp is {signature.timestamp}")
