@@ -87,25 +87,34 @@ class Publisher:
             pass
         return self.published > index
 
+    async def begin(self) -> None:
+        """The first publication, to be awaited before anything is done that this log says is still to be done: a
+        store restored from a backup owes what has been done since. Afterwards ``failure`` is to be looked at."""
+        await self._attempt()
+
     async def run(self) -> None:
         """Publish until cancelled. A fork or a damaged tile stops publishing and is kept in ``failure``."""
-        while True:
+        while self.failure is None:
             started = self._clock.monotonic_s()
-            try:
-                await self.publish_once()
-            except (Corrupt, Refused) as error:
-                self.failure = error
-                log.critical(
-                    "the log will not be signed again until this is looked into: %s", error
-                )
-                return
-            except (Unavailable, OSError) as error:
-                log.warning("tiles not written, will try again: %s", error)
+            if not await self._attempt():
                 await asyncio.sleep(RETRY_S)
                 continue
             self.lag_s = self._clock.monotonic_s() - started
             await asyncio.sleep(max(0.0, CADENCE_S - self.lag_s))
             await self._wake.wait()
+
+    async def _attempt(self) -> bool:
+        """Publish; False where it did not succeed."""
+        try:
+            await self.publish_once()
+        except (Corrupt, Refused) as error:
+            self.failure = error
+            log.critical("the log will not be signed again until this is looked into: %s", error)
+        except (Unavailable, OSError) as error:
+            log.warning("tiles not written, will try again: %s", error)
+        else:
+            return True
+        return False
 
     async def publish_once(self) -> int:
         """Bring archive and checkpoint up to the store's head; returns the published size."""

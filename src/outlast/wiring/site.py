@@ -242,6 +242,7 @@ def _assemble(
         worker=f"{config.site.name}/{ids.new()}",
         rng=system_random(),
         limits=RunnerLimits(concurrency=config.work.concurrency, lease_ms=config.work.lease_ms),
+        held=lambda: publisher.failure is not None,
     )
     watch = Watch(
         name=config.site.name,
@@ -383,6 +384,7 @@ async def _ensure_default_key(site: Site) -> None:
 
 async def run_site(site: Site) -> None:
     """Keep the site working until cancelled."""
+    await site.publisher.begin()
     async with asyncio.TaskGroup() as group:
         group.create_task(site.publisher.run(), name="publisher")
         if site.config.work.enabled:

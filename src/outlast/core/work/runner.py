@@ -89,7 +89,9 @@ class Runner:
         worker: str,
         rng: Random,
         limits: Limits | None = None,
+        held: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``held()``: nothing may be started now; what runs goes on."""
         self._committer = committer
         self._store = store
         self._clock = clock
@@ -97,6 +99,7 @@ class Runner:
         self._worker = worker
         self._rng = rng
         self._limits = limits or Limits()
+        self._held = held
         self._paused: set[str] = set()
         # By (job, lease): a process that was stopped for longer than its leases may rescue its own jobs.
         self._running: dict[tuple[int, int], tuple[Job, asyncio.Task[None]]] = {}
@@ -152,7 +155,7 @@ class Runner:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _claimable_kinds(self) -> tuple[str, ...]:
-        return tuple(sorted(self._kinds.keys() - self._paused))
+        return () if self._held() else tuple(sorted(self._kinds.keys() - self._paused))
 
     async def _claim_some(self) -> None:
         self._wake.clear()
