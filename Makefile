@@ -34,7 +34,7 @@ lint: setup ## check without the tests
 
 simulate: ## many seeded simulations of the core: make simulate SEEDS=10000
 	@scripts/setup.sh dev
-	OUTLAST_SEEDS=$(SEEDS) $(BIN)/pytest -n $(WORKERS) -q tests/simulation
+	$(BIN)/python -m outlast.testing.simulation --seeds $(SEEDS) --processes $(WORKERS)
 
 bench: ## measure against peers, side by side; writes docs/explain/performance.md
 	@scripts/setup.sh bench

@@ -106,6 +106,7 @@ def postgres() -> Iterator[str]:
     with scratch("postgres") as folder:
         data = folder / "data"
         data.mkdir()
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the wheel warns without
         with get_server(str(data)) as server:
             uri: str = server.get_uri()
             with psycopg.connect(uri) as connection:

@@ -104,8 +104,13 @@ def site(folder: pathlib.Path, tables: str = "") -> Iterator[Running]:
     token = json.loads(done.stdout.splitlines()[-1])["token"]
     program = pathlib.Path(sys.executable).parent / "outlast"
     command = [str(program), "serve", "--config", str(config)]
-    with process(command, log=folder / "site.log", port=port) as child:
-        yield Running(port=port, token=token, pid=child.pid, folder=folder)
+    log = folder / "site.log"
+    with process(command, log=log, port=port) as child:
+        try:
+            yield Running(port=port, token=token, pid=child.pid, folder=folder)
+        except Exception as error:
+            error.add_note(f"The site's own log ends with:\n{log.read_text()[-4000:]}")
+            raise
 
 
 def family(pid: int) -> list[int]:
