@@ -16,14 +16,13 @@ from typing import TypeVar
 
 from outlast import __version__
 from outlast.adapters.blob.filesystem import FilesystemBlobs
-from outlast.adapters.keys.software import SoftwareSigner
 from outlast.core.access import Access, ApiKeyDecider, Authenticator
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.blobs import Blobs
 from outlast.core.clock import Clock, HybridClock, SystemClock
 from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
-from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
+from outlast.core.envelope import Envelope
 from outlast.core.ids import EntropyPool, Ids, system_random
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
@@ -66,10 +65,11 @@ from outlast.wiring.embedded import (
 from outlast.wiring.providers import (
     build_authorities,
     build_signers,
+    open_keys,
     regions,
     software_signer,
 )
-from outlast.wiring.secrets import read_secret, secret_or_new, write_secret
+from outlast.wiring.rootkeys import database, load_log_key, load_root_keys
 from outlast.wiring.upkeep import keep_pruning
 from outlast.wiring.watch import Watch
 
@@ -153,7 +153,9 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     ids = Ids(clock, entropy)
     data = config.data
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    store = await SqliteStore.open(data / "site.db")
+    # the keys before the database: a database without them is a site that lost them
+    envelope, log_key = Envelope(load_root_keys(config, entropy), entropy), load_log_key(config)
+    store = await SqliteStore.open(database(config))
     try:
         blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
@@ -163,7 +165,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     config,
                     clock,
                     ids,
-                    Envelope(_root_keys(config, entropy), entropy),
+                    envelope,
+                    log_key,
                     store,
                     blobs,
                     sandbox,
@@ -183,6 +186,7 @@ def _assemble(
     clock: Clock,
     ids: Ids,
     envelope: Envelope,
+    log_key: LogKey,
     store: SqliteStore,
     blobs: FilesystemBlobs,
     sandbox: PdfSandbox,
@@ -225,12 +229,11 @@ def _assemble(
         authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
         actor=f"site:{config.site.name}",
     )
-    key = _log_key(config)
     archive = TileArchive(data_log(config))
 
     def sign(size: int, root: bytes) -> bytes:
         return sign_checkpoint(
-            config.origin, size, root, key.signers, time_s=clock.now_ms() // 1000
+            config.origin, size, root, log_key.signers, time_s=clock.now_ms() // 1000
         )
 
     publisher = Publisher(store, archive, sign, clock)
@@ -280,7 +283,7 @@ def _assemble(
         signing=Signing(world, store, Intake(bodies, sandbox.examine, spool), ids, watch.admit),
         policy=policy,
         gate=gate,
-        log_vkeys=key.vkeys,
+        log_vkeys=log_key.vkeys,
         watch=watch,
         access=Access(committer, store, deciders, clock, ids),
         authenticator=authenticator,
@@ -290,7 +293,7 @@ def _assemble(
             archive,
             publisher,
             origin=config.origin,
-            vkeys=key.vkeys,
+            vkeys=log_key.vkeys,
             made_by=f"outlast {__version__}",
         ),
         watchers=watchers,
@@ -313,18 +316,6 @@ def data_log(config: Config) -> Path:
 def data_spool(config: Config) -> Path:
     """The folder of unnamed temporary files."""
     return config.data / "spool"
-
-
-def _root_keys(config: Config, entropy: EntropyPool) -> RootKeys:
-    secret = secret_or_new(config.data / "secrets" / "root.key")
-    return RootKeys(LocalRootKey("root-1", bytes.fromhex(secret.decode()), entropy))
-
-
-def _log_key(config: Config) -> LogKey:
-    path = config.data / "secrets" / "log.key"
-    if not path.exists():
-        write_secret(path, LogKey.generate(config.origin).encode())
-    return LogKey.decode(read_secret(path))
 
 
 def load_policy(config: Config) -> PolicySet:
@@ -395,7 +386,5 @@ async def run_site(site: Site) -> None:
 
 
 async def _open_keys(site: Site) -> None:
-    """Have keys in files open before they are needed: a failover must not wait for their passphrase's derivation."""
     for signer in site.world.signers.values():
-        if isinstance(signer, SoftwareSigner):
-            await signer.open_keys()
+        await open_keys(signer)
