@@ -77,7 +77,7 @@ def check_proofs(
 
     ``pinned``: vkeys that the caller trusts; without any, those in the bundle are used, and that is said.
     """
-    verifiers = _verifiers(files, pinned, found)
+    verifiers = _verifiers(manifest, files, pinned, found)
     opened: dict[bytes, OpenedCheckpoint] = {}
     size, wrong = 0, ""
     for part in manifest.entries:
@@ -106,21 +106,27 @@ def check_proofs(
 
 
 def _verifiers(
-    files: Mapping[str, bytes], pinned: Sequence[str], found: Findings
+    manifest: Manifest, files: Mapping[str, bytes], pinned: Sequence[str], found: Findings
 ) -> tuple[Verifier, ...]:
-    if pinned:
-        found.add("log-keys", True, "you pinned the log's keys", about_trust=True)
-        return tuple(map(verifier_for, pinned))
     lines = _file(files, KEYS_FILE).decode("utf-8", "replace").split()
     if not 0 < len(lines) <= MAX_LOG_KEYS:
         raise malformed(f"{KEYS_FILE} has {len(lines)} keys")
-    found.add(
-        "log-keys",
-        "unknown",
-        "the log's keys come from the bundle itself; pin them with --log-key",
-        about_trust=True,
-    )
-    return tuple(map(verifier_for, lines))
+    if not pinned:
+        message = "the log's keys come from the bundle itself; pin them with --log-key"
+        found.add("log-keys", "unknown", message, about_trust=True)
+        return tuple(map(verifier_for, lines))
+    verifiers = tuple(map(verifier_for, pinned))
+    missing = [
+        v.key.name
+        for v, text in zip(verifiers, pinned, strict=True)
+        if v.key.name == manifest.origin and text not in lines
+    ]
+    if missing:
+        message = f"the bundle names other keys of {manifest.origin} than you pinned"
+        found.add("log-keys", False, message, about_trust=True)
+    else:
+        found.add("log-keys", True, "you pinned the log's keys", about_trust=True)
+    return verifiers
 
 
 def _open(checkpoint: bytes, verifiers: Sequence[Verifier], origin: str) -> OpenedCheckpoint:

@@ -25,6 +25,7 @@ from typing import TypeVar
 import msgspec
 
 from outlast.core.errors import OutlastError
+from outlast.core.log.signers import verifier_for
 from outlast.signing.evidence.attempts import impossible
 from outlast.signing.evidence.history import KEYS_FILE, History, check_proofs, read_history
 from outlast.signing.evidence.manifest import MANIFEST, VERSION, Manifest
@@ -57,6 +58,8 @@ def verify_bundle(
     trust = Trust(
         roots=tuple(roots), tsa_roots=tuple(tsa_roots), log_keys=tuple(log_keys), now_ms=now_ms
     )
+    for key in log_keys:
+        verifier_for(key)  # the caller's mistakes are errors, not findings about the bundle
     found = Findings()
     try:
         files = unpack(data)
@@ -174,11 +177,23 @@ def _check_files(
     if manifest.signed != expected_names:
         found.add("signed-file", False, "the bundle does not have the files that the log has")
         return
+    if request.format == "pades" and not _ends_signed(request, len(files["signed.pdf"])):
+        message = "something follows its last signature that nothing signs"
+        found.add("signed-file", False, message, subject="signed.pdf")
     for name, expected in _recorded(history).items():
         content = files[name]
         is_same = sha256(content).hexdigest() == expected
         message = "is the file on record" if is_same else "is not the file on record"
         found.add("signed-file", is_same, f"it {message}", subject=name)
+
+
+def _ends_signed(request: requests.Request, size: int) -> bool:
+    """Whether a PDF of ``size`` bytes ends with its last signature, or with the document timestamp that settled it
+    (whose own check reaches to the end)."""
+    newest = [s for s in request.signatures if s.revision is not None][-1]
+    if newest.stamp is not None and newest.stamp.document:
+        return True
+    return newest.revision is not None and newest.revision.length == size
 
 
 def _recorded(history: History) -> dict[str, str]:

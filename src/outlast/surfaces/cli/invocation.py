@@ -119,7 +119,7 @@ class Invocation:
         return Console(
             highlight=False,
             soft_wrap=not is_terminal,
-            width=None if is_terminal or "COLUMNS" in os.environ else WIDE_COLUMNS,
+            width=None if is_terminal or os.environ.get("COLUMNS") else WIDE_COLUMNS,
         )
 
     @functools.cached_property

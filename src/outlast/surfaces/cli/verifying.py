@@ -131,6 +131,9 @@ def _pdf(path: Path, data: bytes, pins: Pins) -> Report:
         _judge(found, f"signature {number}", signature, pins)
     if not pdf.signatures:
         found.add("signatures", False, pdf.reason)
+    elif pdf.signatures[-1].coverage == "revision" and pdf.signatures[-1].changes == "none":
+        message = "bytes follow the last signature that belong to no revision of the document"
+        found.add("appended", "unknown", message)
     verdict, reason = found.conclusion()
     return Report(
         path=str(path),
