@@ -34,6 +34,7 @@ from outlast.signing.evidence.signature import Signed, check_signature
 from outlast.signing.evidence.stamps import check_stamp
 from outlast.signing.evidence.unpack import malformed, unpack
 from outlast.signing.evidence.verdicts import BundleVerdict, Check, Findings, Outcome
+from outlast.signing.model import request as requests
 from outlast.signing.views import RequestView, request_view
 from outlast.signing.world import Details
 

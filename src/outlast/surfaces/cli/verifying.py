@@ -192,7 +192,7 @@ def _judge(found: Findings, subject: str, signature: SignatureVerdict, pins: Pin
         return
     reach = {
         "file": "covers the whole file",
-        "revision": f"covers its revision; later: {signature.changes}",
+        "revision": f"covers its revision of the document; added later: {signature.changes}",
     }.get(signature.coverage, "covers a part")
     found.add("intact", True, f"the {what} is intact and {reach}", subject=subject)
     signer = signature.signer
