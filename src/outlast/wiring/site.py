@@ -48,7 +48,7 @@ from outlast.signing.model.document import DocumentDecider
 from outlast.signing.model.key import KIND as KEY_KIND
 from outlast.signing.model.key import KeyDecider
 from outlast.signing.model.request import RequestDecider
-from outlast.signing.pdf.facts import Limits, PrepareOptions
+from outlast.signing.pdf.facts import MIB, Limits, PrepareOptions
 from outlast.signing.pdf.revision import Prepared
 from outlast.signing.sandbox import Bounds, PdfSandbox
 from outlast.signing.work import kinds
@@ -300,7 +300,16 @@ def _assemble(
     )
 
 
-_NO_LIMITS = Limits()
+_NO_LIMITS = Limits(
+    max_bytes=1024 * MIB,
+    max_pages=1_000_000,
+    max_objects=1_000_000,
+    max_decoded_bytes=512 * MIB,
+    max_form_fields=100_000,
+    max_signatures=1_000,
+)
+"""For documents that intake has let in: their class's limits held then, and each signature adds a little. What they
+may cost is bounded by the sandbox."""
 
 
 def _disk_limits(config: Config) -> ModeLimits:
