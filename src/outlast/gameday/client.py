@@ -83,8 +83,9 @@ class Client:
             limits=httpx2.Limits(max_connections=MAX_CONNECTIONS),
             trust_env=False,
         )
-        self.retries = 0
-        """Times that something was sent again."""
+        self.troubles: dict[int, str] = {}
+        """Calls that are being made again, and why the last time failed."""
+        self._calls = 0
 
     async def __aenter__(self) -> Client:
         return self
@@ -191,10 +192,18 @@ class Client:
         return await self._retried(method, path, headers=headers, content=content)
 
     async def _retried(self, method: str, path: str, **given: Any) -> _Reply:
+        self._calls += 1
+        number = self._calls
+        try:
+            return await self._insist(number, method, path, given)
+        finally:
+            self.troubles.pop(number, None)
+
+    async def _insist(self, number: int, method: str, path: str, given: dict[str, Any]) -> _Reply:
         attempts, pause_s, until_s = 0, RETRY_FIRST_S, self._clock.monotonic_s() + GIVE_UP_S
         while True:
-            wait_s: float | None = None
             attempts += 1
+            wait_s: float | None = None
             try:
                 response = await self._http.request(method, path, **given)
             except httpx2.TransportError as error:
@@ -207,10 +216,9 @@ class Client:
                 if response.status_code < 500 and response.status_code not in (409, 429):
                     raise Refused(problem.code, problem.detail)
             if self._clock.monotonic_s() > until_s:
-                raise Unavailable(
-                    "gave-up", f"{method} {path}: no answer in {GIVE_UP_S:g} s ({why})"
-                )
-            self.retries += 1
+                why = f"{method} {path}: no answer in {GIVE_UP_S:g} s ({why})"
+                raise Unavailable("gave-up", why)
+            self.troubles[number] = why
             await asyncio.sleep(pause_s if wait_s is None else min(wait_s, RETRY_MOST_S))
             pause_s = min(2 * pause_s, RETRY_MOST_S)
 

@@ -87,10 +87,12 @@ class GameDay:
             self._stage = await anyio.to_thread.run_sync(set_stage, self._folder, self._clock)
             async with Client(self._stage.url, self._clock) as client:
                 self._client = client
+                self._view.troubles = client.troubles
                 await self._set_up(self._stage)
                 keys = await self._upload()
                 await self._perform(keys)
                 await self._curtain(keys)
+        self._view.status = None
         for actor in self._view.actors.values():
             actor.state, actor.pid = "stopped", 0
 

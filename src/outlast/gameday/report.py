@@ -176,7 +176,7 @@ def _rows(summary: Summary) -> list[tuple[str, str, bool | None]]:
         ("accepted", f"{v.accepted} of {v.wanted}", v.accepted == v.wanted),
         ("signed", f"{v.signed}  ({_shares(v.signed_by)})", v.signed == v.wanted),
         ("failovers", f"{v.failovers} requests went on to another provider", None),
-        ("in the middle of it", f"{t.unfinished_at_death} requests when the site was killed; all were finished by the next process", None),
+        ("under way at kill -9", f"{t.unfinished_at_death} requests; the site finished them when it was back", None),
         ("timestamps", _shares(v.stamped_by), None),
         ("timestamps owed", f"{v.owed}, settled {v.settled}", v.owed == v.settled),
         ("lost", str(len(v.lost)), not v.lost),

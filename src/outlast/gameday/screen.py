@@ -22,8 +22,10 @@ PROGRESS_EVERY_S = 3.0
 """Between two lines of progress where nothing is drawn."""
 STORY_LINES = 14
 """Of the story, on a live screen at most; the whole of it is printed at the end."""
-OTHER_LINES = 18
-"""What the rest of the picture needs."""
+OTHER_LINES = 16
+"""What the rest of the picture needs, and one that a terminal keeps for its cursor."""
+WIDE = 100
+"""Columns from which on there is room for long bars."""
 
 _TONES = {"plain": "", "good": "green", "bad": "bold red", "notable": "yellow"}
 _STATES = {"up": "green", "killed": "bold red", "blackholed": "bold red", "starting": "yellow"}
@@ -46,12 +48,10 @@ async def shown(view: View, console: Console) -> AsyncIterator[None]:
 
 async def _live(view: View, console: Console) -> None:
     # nothing is drawn by a thread: the picture is made where the view is written
-    with Live(
-        picture(view, console.height), console=console, auto_refresh=False, transient=True
-    ) as live:
+    with Live(picture(view, console), console=console, auto_refresh=False, transient=True) as live:
         try:
             while True:
-                live.update(picture(view, console.height), refresh=True)
+                live.update(picture(view, console), refresh=True)
                 await asyncio.sleep(1 / FRAMES_PER_S)
         finally:
             live.update(Text(""), refresh=True)
@@ -91,6 +91,8 @@ def progress_line(view: View) -> str:
         f"owed {record.owed - record.settled}",
         f"mode {view.mode or 'unknown'}",
     ]
+    if view.trouble:
+        parts.append(view.trouble)
     if view.to_verify:
         parts.append(f"verified {view.verified}/{view.to_verify}")
     return ", ".join(parts)
@@ -103,37 +105,47 @@ def story_line(happening: Happening) -> Text:
     return line
 
 
-def picture(view: View, height: int) -> RenderableType:
-    """The whole screen, ``height`` lines at most (but never less than it takes)."""
+def _one_line(happening: Happening) -> Text:
+    line = story_line(happening)
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def picture(view: View, console: Console) -> RenderableType:
+    """The whole screen: as much of the story as there is room for."""
     title = Text(" Outlast ", style="bold")
     title.append(f"{view.elapsed_s():5.1f} s  ", style="dim")
     title.append(view.phase)
-    parts: list[RenderableType] = [_bars(view), Text(""), _stage(view)]
+    parts: list[RenderableType] = [
+        _bars(view, 40 if console.width >= WIDE else 24),
+        Text(""),
+        _stage(view),
+    ]
     if view.happenings:
-        lines = max(1, min(STORY_LINES, height - OTHER_LINES))
+        lines = max(1, min(STORY_LINES, console.height - OTHER_LINES))
         story = sorted(view.happenings, key=lambda h: h.at_s)[-lines:]
-        parts += [Text(""), *(story_line(happening) for happening in story)]
+        parts += [Text(""), *map(_one_line, story)]
     return Panel(
-        Group(*parts), title=title, title_align="left", border_style="blue", padding=(1, 2)
+        Group(*parts), title=title, title_align="left", border_style="blue", padding=(0, 1)
     )
 
 
-def _bars(view: View) -> Table:
+def _bars(view: View, width: int) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(min_width=12)
-    table.add_column(width=40)
-    table.add_column(justify="right", min_width=9)
-    table.add_column()
+    table.add_column(width=width)
+    table.add_column(justify="right", min_width=7)
+    table.add_column(no_wrap=True, overflow="ellipsis")
     record, owed = view.record, view.record.owed - view.record.settled
     rows = [
-        ("accepted", view.ledger.accepted, view.wanted, "acknowledged to the client"),
+        ("accepted", view.ledger.accepted, view.wanted, f"[yellow]{view.trouble}[/]"),
         ("signed", record.signed, view.wanted, _shares(record.by_provider())),
         ("timestamped", _stamped(view), view.wanted, f"[yellow]{owed} owed[/]" if owed else ""),
     ]
     if view.to_verify:
-        rows.append(("verified", view.verified, view.to_verify, "by `outlast verify`"))
+        rows.append(("verified", view.verified, view.to_verify, ""))
     for name, done, total, remark in rows:
-        bar = ProgressBar(total=total, completed=done, width=40, finished_style="green")
+        bar = ProgressBar(total=total, completed=done, width=width, finished_style="green")
         table.add_row(name, bar, f"{done}/{total}", remark)
     return table
 
@@ -161,12 +173,14 @@ def _actor_row(view: View, actor: Actor) -> list[RenderableType]:
     state = f"{actor.state}, pid {actor.pid}" if actor.state == "up" and actor.pid else actor.state
     cells: list[RenderableType] = [actor.name, Text(state, style=_STATES.get(actor.state, "dim"))]
     if actor.name == "site":
-        known = f"mode {view.mode}" if view.status else "does not answer"
+        known = (
+            f"mode {view.mode}" if view.status else "" if actor.state == "stopped" else "no answer"
+        )
         return [*cells, Text(known, style=_MODES.get(view.mode, "dim")), "", "", ""]
     health = view.health(actor.name)
     if health is None:
         return [*cells, "", "", "", ""]
-    median = f"{health.p50_ms:.1f} ms" if health.calls else ""
+    median = f"{health.p50_ms:.1f} ms" if health.calls > health.failures else ""
     return [*cells, _seen(health), median, str(health.calls), str(health.failures)]
 
 

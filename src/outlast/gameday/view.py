@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,7 +35,8 @@ class Happening:
 
 @dataclass
 class View:
-    """Everything on the screen. ``start_ms`` is the Unix time of the first request, 0 before it."""
+    """Everything on the screen. ``start_ms`` is the Unix time of the first request, 0 before it; ``troubles`` are the
+    client's calls that are being made again, and why."""
 
     clock: Clock
     wanted: int
@@ -44,6 +46,7 @@ class View:
     phase: str = "setting the stage"
     start_ms: int = 0
     status: Status | None = None
+    troubles: Mapping[int, str] = field(default_factory=dict)
     verified: int = 0
     to_verify: int = 0
     happenings: list[Happening] = field(default_factory=list)
@@ -64,6 +67,12 @@ class View:
             return None
         parts = (*self.status.signers, *self.status.authorities)
         return next((part for part in parts if part.provider == name), None)
+
+    @property
+    def trouble(self) -> str:
+        """What the client is struggling with; empty: nothing."""
+        reasons = set(self.troubles.values())
+        return f"{len(self.troubles)} asked again ({', '.join(sorted(reasons))})" if reasons else ""
 
     @property
     def mode(self) -> str:

@@ -58,6 +58,13 @@ def software_signer(config: Config, provider: SoftwareProvider) -> SoftwareSigne
     return SoftwareSigner(directory, passphrase)
 
 
+async def open_keys(signer: Signer) -> None:
+    """Have keys that lie in files open before they are needed: deriving what opens one takes 0.3 s, for which
+    neither a failover nor a restarted appliance's first callers should wait."""
+    if isinstance(signer, SoftwareSigner):
+        await signer.open_keys()
+
+
 def _transit(name: str, provider: TransitProvider) -> Signer:
     from outlast.adapters.keys.transit import TransitSigner
 

@@ -24,6 +24,7 @@ from outlast.wiring.appliance import (
     open_appliance_keystore,
     read_appliance_config,
 )
+from outlast.wiring.providers import open_keys
 
 
 def main(arguments: list[str]) -> int:
@@ -56,6 +57,8 @@ def run_appliance(config: ApplianceConfig) -> None:
         port=config.port,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        # before it takes connections: whoever comes first would find it slow, and leave it
+        runner.run(open_keys(signer))
         runner.run(serve_signer(server, signer, SystemClock(), on_listening=_announce))
 
 
