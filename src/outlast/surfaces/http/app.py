@@ -181,7 +181,10 @@ class _Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     def _dressed(self, headers: list[RawHeader]) -> list[RawHeader]:
-        if not any(name == b"cache-control" for name, _ in headers):
+        for name, _ in headers:
+            if name == b"cache-control":
+                break
+        else:
             headers.append(_NO_STORE)
         headers.append((b"outlast-mode", self._ctx.site.watch.mode.label.encode()))
         headers += _SECURITY
