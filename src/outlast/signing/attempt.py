@@ -269,7 +269,11 @@ class Attempts:
 
 def _nobody(choice: Choice) -> Unavailable:
     reasons = "; ".join(f"{r.provider}: {r.text}" for r in choice.rejected)
-    wait_s = None if choice.retry_in_ms is None else choice.retry_in_ms / 1000
+    # whoever failed in this round may be asked in the next: then a throttling provider's wait is not ours
+    may_try_again = any(r.reason == "already-tried" for r in choice.rejected)
+    wait_s = None
+    if choice.retry_in_ms is not None and not may_try_again:
+        wait_s = choice.retry_in_ms / 1000
     return Unavailable(
         "no-provider",
         f"no signing provider can be used now ({reasons})",
