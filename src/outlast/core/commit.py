@@ -247,10 +247,10 @@ class _Flush:
             if (known := self._known.get(digest)) is not None:
                 return self._replay(known, work.idempotency)
         finished = self._finished(work.tenant, work.finish) if work.finish is not None else None
-        decider = self._deciders.of(work.kind)
-        row = self._row(work.key)
+        decider, key = self._deciders.of(work.kind), work.key
+        row = self._row(key)
         self._check_version(work, row)
-        state = self._state(work.key, row)
+        state = self._state(key, row)
         command, numbers = self._number(work)
         decision = decider.decide(command, state)
         jobs = [self._job_payload(job) for job in decision.jobs]
@@ -263,10 +263,10 @@ class _Flush:
             self._write.entries.append(entry)
         if decision.events:
             self._last_hlc = staged.hlc
-            if row is None and work.key not in self._write.streams:
-                self._write.new_streams.add(work.key)
-            self._write.streams[work.key] = staged.row
-            self._states[work.key] = staged.state
+            if row is None and key not in self._write.streams:
+                self._write.new_streams.add(key)
+            self._write.streams[key] = staged.row
+            self._states[key] = staged.state
         for job, payload in zip(decision.jobs, jobs, strict=True):
             self._add_job(work, job, payload, staged.row.last_index)
         if finished is not None:
