@@ -46,7 +46,7 @@ from outlast.signing.pdf.revision import (
     signed_revision,
 )
 from outlast.signing.source import Source, load_source, revision_of, store_with
-from outlast.signing.stamping import nobody, obtain_token, record_of
+from outlast.signing.stamping import Stamped, nobody, obtain_token, record_of
 from outlast.signing.world import World
 
 SIGN_BACKOFF = BackoffPolicy(initial_ms=200, max_ms=15_000, attempts=60)
@@ -57,7 +57,20 @@ SETTLE_BACKOFF = BackoffPolicy(initial_ms=1_000, max_ms=60_000, attempts=1_000_0
 WAIT_FOR_LATER_SIGNATURES_S = 5.0
 """How often a settlement looks whether the request's later signatures are in."""
 
+RESERVATION_TOO_SMALL = "reservation-too-small"
+"""Code of the refusal of a CMS that its place in the file has no room for."""
+
 _payload = msgspec.json.Decoder(PlaceJob).decode
+
+
+class _Settled(msgspec.Struct, frozen=True):
+    """A file with the timestamp that was owed for ``places``; ``is_of_document``: in a revision of its own."""
+
+    file: bytes
+    places: tuple[int, ...]
+    token: Token
+    tried: tuple[str, ...]
+    is_of_document: bool
 
 
 def kinds(world: World) -> dict[str, Kind]:
@@ -120,9 +133,23 @@ class Handlers:
             due_ms = now_ms + document_class.timestamp_deadline_s * 1000
         try:
             source = await load_source(world, job.tenant, request, place)
-            await self._produce(job, request, place, source, stamped.token, due_ms, stamped.tried)
+            await self._stamped(job, request, place, source, stamped, due_ms)
         except Refused as error:
             await self._give_up(job, error)
+
+    async def _stamped(
+        self, job: Job, request: Request, place: int, source: Source, stamped: Stamped, due_ms: int
+    ) -> None:
+        """The file with its timestamp; without, where the token has no room in it and the class lets it be owed:
+        the settlement then puts it into a revision of its own."""
+        try:
+            await self._produce(job, request, place, source, stamped.token, due_ms, stamped.tried)
+        except Refused as error:
+            if error.code != RESERVATION_TOO_SMALL or not request.owe_timestamp:
+                raise
+            deadline_s = self._world.class_of(request.class_name).timestamp_deadline_s
+            due_ms = self._world.clock.now_ms() + deadline_s * 1000
+            await self._produce(job, request, place, source, None, due_ms, stamped.tried)
 
     async def settle(self, job: Job) -> None:
         """Obtain an owed timestamp and put it into the newest file."""
@@ -148,48 +175,66 @@ class Handlers:
         await self._settle(job, request, place)
 
     async def _settle(self, job: Job, request: Request, place: int) -> None:
-        world, tenant = self._world, job.tenant
         holder = _holder(request, place)
         revision = request.signatures[holder].revision
         assert revision is not None, "what owes a timestamp has a file"
-        document = await world.bodies.read(tenant, revision.blob)
+        document = await self._world.bodies.read(job.tenant, revision.blob)
         alone = request.format == "cms" or (holder == place and _owes_only(request, place))
-        document_class = world.class_of(request.class_name)
+        settled = None
         if alone:
-            value = request.signatures[place].value
-            stamped = await obtain_token(world, tenant, document_class, sha256(value).digest())
-            if stamped.token is None:
-                raise nobody(stamped.tried)
-            stamp = await record_of(world, tenant, stamped.token)
-            upgraded = _upgraded(request, revision, document, stamped.token)
-            new = msgspec.structs.replace(
-                revision, blob=await world.bodies.put_bytes(tenant, upgraded)
-            )
-            places: tuple[int, ...] = (place,)
-        else:
-            options = PrepareOptions(
-                kind="document-timestamp", reserve_bytes=document_class.reserve_bytes
-            )
-            prepared = await world.prepare(document, options)
-            filled = fill(document, prepared, None)
-            stamped = await obtain_token(world, tenant, document_class, filled.digest)
-            if stamped.token is None:
-                raise nobody(stamped.tried)
-            stamp = await record_of(world, tenant, stamped.token, document=True)
-            whole = document + signed_revision(filled, stamped.token.der)
-            new = msgspec.structs.replace(
-                revision, blob=await world.bodies.put_bytes(tenant, whole)
-            )
-            places = tuple(i for i, s in enumerate(request.signatures) if _owes(s))
+            settled = await self._settled_inside(job, request, place, document)
+        if settled is None:
+            settled = await self._settled_behind(job, request, document)
+        new = msgspec.structs.replace(
+            revision, blob=await self._world.bodies.put_bytes(job.tenant, settled.file)
+        )
         command = SettleTimestamp(
-            at_ms=world.clock.now_ms(),
-            places=places,
+            at_ms=self._world.clock.now_ms(),
+            places=settled.places,
             holder=holder,
             revision=new,
-            stamp=stamp,
-            tried=stamped.tried,
+            stamp=await record_of(
+                self._world, job.tenant, settled.token, document=settled.is_of_document
+            ),
+            tried=settled.tried,
         )
         await self._submit(job, command, job.done())
+
+    async def _settled_inside(
+        self, job: Job, request: Request, place: int, document: bytes
+    ) -> _Settled | None:
+        """The timestamp inside the signature; None where the space reserved in the file is too small for it."""
+        signature = request.signatures[place]
+        assert signature.revision is not None, "what owes a timestamp has a file"
+        digest = sha256(signature.value).digest()
+        token, tried = await self._token(job, request, digest)
+        try:
+            file = _upgraded(request, signature.revision, document, token)
+        except Refused as error:
+            if error.code != RESERVATION_TOO_SMALL:
+                raise
+            return None
+        return _Settled(file, (place,), token, tried, False)
+
+    async def _settled_behind(self, job: Job, request: Request, document: bytes) -> _Settled:
+        """A document timestamp in a revision of its own: it covers every signature before it."""
+        reserve = self._world.class_of(request.class_name).reserve_bytes
+        options = PrepareOptions(kind="document-timestamp", reserve_bytes=reserve)
+        filled = fill(document, await self._world.prepare(document, options), None)
+        token, tried = await self._token(job, request, filled.digest)
+        places = tuple(i for i, s in enumerate(request.signatures) if _owes(s))
+        file = document + signed_revision(filled, token.der)
+        return _Settled(file, places, token, tried, True)
+
+    async def _token(
+        self, job: Job, request: Request, digest: bytes
+    ) -> tuple[Token, tuple[str, ...]]:
+        """A token and the authorities that failed before; raises Unavailable where none gives one."""
+        document_class = self._world.class_of(request.class_name)
+        stamped = await obtain_token(self._world, job.tenant, document_class, digest)
+        if stamped.token is None:
+            raise nobody(stamped.tried)
+        return stamped.token, stamped.tried
 
     async def _produce(
         self,

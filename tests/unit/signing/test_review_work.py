@@ -43,3 +43,39 @@ async def test_when_all_providers_throttle_the_shortest_wait_is_kept(tmp_path: P
     one = Fault(kind="throttle", retry_after_s=600.0)
     two = Fault(kind="throttle", retry_after_s=30.0)
     assert 25_000 <= await wait_after_two_rounds(tmp_path, one, two) < 60_000
+
+
+SMALL = 1_700
+"""Bytes: room for a signature with its chain, not for a timestamp as well."""
+
+
+async def test_an_owed_timestamp_that_does_not_fit_becomes_a_document_timestamp(
+    tmp_path: Path,
+) -> None:
+    """The space reserved in the file is too small for the token: the debt is settled all the same."""
+    desk = Desk(tmp_path, level="B-T", owe_timestamp=True, reserve_bytes=SMALL)
+    await desk.enrol()
+    for authority in desk.authorities.values():
+        authority.down = True
+    request_id = await desk.ask(await desk.upload(plain_pdf()))
+    await desk.work(rounds=10)
+    assert (await desk.request(request_id)).signatures[0].timestamp == "owed"
+    for authority in desk.authorities.values():
+        authority.down = False
+    await desk.work(rounds=200, step_ms=1_000)
+    stamp = (await desk.request(request_id)).signatures[0].stamp
+    assert stamp is not None, desk.errors[-1:]
+    assert stamp.document
+
+
+async def test_a_fresh_timestamp_that_does_not_fit_is_owed_where_the_class_permits(
+    tmp_path: Path,
+) -> None:
+    """A signature on record is not given up because its timestamp is too large for the space."""
+    desk = Desk(tmp_path, level="B-T", owe_timestamp=True, reserve_bytes=SMALL)
+    await desk.enrol()
+    request_id = await desk.ask(await desk.upload(plain_pdf()))
+    await desk.work(rounds=200, step_ms=1_000)
+    request = await desk.request(request_id)
+    assert request.label == "completed", request.reason
+    assert request.signatures[0].timestamp == "present"
