@@ -84,7 +84,7 @@ class Bench:
     async def until(self, condition: Callable[[JobRow], bool], job_id: int = 1) -> JobRow:
         """Wait until the job is as wished."""
         async with asyncio.timeout(PATIENCE_S):
-            while not condition(await self.job(job_id)):  # noqa: ASYNC110 - rows have no event
+            while not condition(await self.job(job_id)):
                 await asyncio.sleep(0.002)
         return await self.job(job_id)
 
@@ -126,7 +126,7 @@ class Scripted:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - a condition has no event
+        while not condition():
             await asyncio.sleep(0.002)
 
 
