@@ -325,6 +325,10 @@ class SqliteStore:
                 self._forget_oldest()
         return row
 
+    async def idempotency(self, digest: bytes) -> IdempotencyRow | None:
+        rows = self._read("idempotency", (digest,))
+        return IdempotencyRow(digest, *rows[0]) if rows else None
+
     async def streams(
         self,
         tenant: str,
