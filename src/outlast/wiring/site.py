@@ -19,7 +19,7 @@ from outlast.adapters.blob.filesystem import FilesystemBlobs
 from outlast.core.access import Access, ApiKeyDecider, Authenticator
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.blobs import Blobs
-from outlast.core.clock import Clock, HybridClock, SystemClock
+from outlast.core.clock import Clock, HybridClock, SystemClock, hlc_ms
 from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
 from outlast.core.envelope import Envelope
@@ -148,7 +148,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     Raises Refused for what is wrong with the configuration, the secrets or the database (in use, schema newer
     than this program), each saying what to do.
     """
-    clock = clock or SystemClock()
+    system_clock = SystemClock()
+    clock = clock or system_clock
     entropy = EntropyPool()
     ids = Ids(clock, entropy)
     data = config.data
@@ -157,6 +158,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     envelope, log_key = Envelope(load_root_keys(config, entropy), entropy), load_log_key(config)
     store = await SqliteStore.open(database(config))
     try:
+        # a wall clock that was set back while we were down must not take us behind our own record
+        system_clock.resume(hlc_ms((await store.head()).hlc))
         blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         try:
