@@ -27,6 +27,7 @@ from outlast.signing.model import key as keys
 from outlast.signing.model import request as requests
 from outlast.signing.model.key import Binding
 from outlast.signing.model.request import Place
+from outlast.signing.pdf.refusals import too_many_pages
 from outlast.signing.pdf.slots import SignatureFields, check_fields
 from outlast.signing.views import (
     DocumentView,
@@ -181,7 +182,7 @@ class Signing:
     async def _add(self, taken: TakenIn, submission: Submission) -> Receipt:
         try:
             receipt = await self._world.door.submit(submission)
-        except Refused:
+        except (Refused, Unavailable):  # Unknown: it may be on record, so its bytes stay
             await self._intake.forget(taken)
             raise
         if receipt.replayed:
@@ -355,6 +356,7 @@ class Signing:
         world = self._world
         document_class = world.class_of(ask.class_name)
         document = await world.document(caller.tenant, ask.document)
+        _check_bounds(document, document_class)
         format_ = ask.format or ("pades" if document.media_type == PDF else "cms")
         if format_ == "pades" and document.media_type != PDF:
             raise Refused("not-a-pdf", "only a PDF can be signed as PAdES", hint="Ask for cms.")
@@ -441,6 +443,17 @@ class Signing:
             command=command,
             flags=caller.flags,
         )
+
+
+def _check_bounds(document: documents.Document, document_class: DocumentClass) -> None:
+    """Refuse what intake would have refused, had the document come in under this class."""
+    if document.blob.size > document_class.max_bytes:
+        raise Refused(
+            "body-too-large",
+            f"class {document_class.name!r} takes documents of at most {document_class.max_bytes} bytes",
+        )
+    if document.pages > document_class.max_pages:
+        raise too_many_pages(document_class.max_pages)
 
 
 def _check_texts(details: Details) -> None:
