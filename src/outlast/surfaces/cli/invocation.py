@@ -118,7 +118,7 @@ class Invocation:
         is_terminal = sys.stdout.isatty()
         return Console(
             highlight=False,
-            soft_wrap=not is_terminal,
+            soft_wrap=True,
             width=None if is_terminal or os.environ.get("COLUMNS") else WIDE_COLUMNS,
         )
 
@@ -127,7 +127,7 @@ class Invocation:
         """Where remarks and progress go: standard error."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        return Console(stderr=True, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A remark for a person; nothing in JSON mode."""
