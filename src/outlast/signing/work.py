@@ -158,12 +158,6 @@ class Handlers:
         signature = request.signatures[place]
         if signature.timestamp not in ("owed", "missed"):
             return
-        if request.label in ("queued", "signing", "signed"):
-            raise Unavailable(
-                "later-signatures-pending",
-                "the timestamp goes into the file with all of its signatures",
-                retry_after_s=WAIT_FOR_LATER_SIGNATURES_S,
-            )
         now_ms = world.clock.now_ms()
         if signature.timestamp == "owed" and now_ms >= signature.timestamp_due_ms:
             await self._submit(job, MissTimestamp(at_ms=now_ms, place=place))
@@ -171,6 +165,12 @@ class Handlers:
                 "timestamp-missed",
                 "no authority gave the owed timestamp before its deadline",
                 hint="Replay this job once an authority answers; the late timestamp is then added.",
+            )
+        if request.label in ("queued", "signing", "signed"):
+            raise Unavailable(
+                "later-signatures-pending",
+                "the timestamp goes into the file with all of its signatures",
+                retry_after_s=WAIT_FOR_LATER_SIGNATURES_S,
             )
         await self._settle(job, request, place)
 

@@ -10,7 +10,7 @@ import pytest
 
 from outlast.core.commit import Idempotency
 from outlast.core.errors import Refused, Unavailable
-from outlast.signing.api import SignatureAsk, Signing
+from outlast.signing.api import PlaceAsk, SignatureAsk, Signing
 from outlast.testing.desk import CALLER, Desk
 from outlast.testing.keys import Fault
 from outlast.testing.pdfs import plain_pdf
@@ -128,3 +128,23 @@ async def test_a_repeated_request_gets_its_answer_from_a_site_that_takes_nothing
     assert (again.stream, again.replayed) == (first.stream, True)
     with pytest.raises(Unavailable, match="read-only"):
         await signing.request(CALLER, ask, key("fresh"))
+
+
+async def test_a_missed_deadline_is_on_record_while_later_signatures_are_stuck(
+    tmp_path: Path,
+) -> None:
+    """The second signature finds no provider: the first one's timestamp is overdue all the same."""
+    desk = Desk(tmp_path, level="B-T", owe_timestamp=True, timestamp_deadline_s=20)
+    await desk.enrol()
+    for authority in desk.authorities.values():
+        authority.down = True
+    places = (PlaceAsk(), PlaceAsk())
+    request_id = await desk.ask(await desk.upload(plain_pdf()), signatures=places)
+    while (await desk.request(request_id)).signatures[0].timestamp != "owed":
+        await desk.work(rounds=1)
+    for signer in desk.signers.values():
+        signer.down = True
+    await desk.work(rounds=60, step_ms=1_000)
+    request = await desk.request(request_id)
+    assert request.label in ("queued", "signing")
+    assert request.signatures[0].timestamp == "missed"
