@@ -174,14 +174,25 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     blobs,
                     sandbox,
                 )
-                await site.watch.start()
-                await _ensure_default_key(site)
-                yield site
-                await site.committer.drain()
+                try:
+                    await site.watch.start()
+                    await _ensure_default_key(site)
+                    yield site
+                    await site.committer.drain()
+                finally:
+                    await _close_providers(site)
         finally:
             blobs.close()
     finally:
         await store.close()
+
+
+async def _close_providers(site: Site) -> None:
+    for provider in (*site.world.signers.values(), *site.world.authorities.values()):
+        try:
+            await provider.aclose()
+        except Exception:  # the others are closed all the same
+            log.exception("a provider did not close")
 
 
 def _assemble(
