@@ -8,6 +8,7 @@ in one process (tests do that).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ from outlast.core.work.runner import Runner
 from outlast.operations.model.mode import Limits as ModeLimits
 from outlast.operations.model.mode import ModeDecider
 from outlast.operations.model.provider import ProviderDecider
+from outlast.ports.keys import Signer
+from outlast.ports.timestamp import TimestampAuthority
 from outlast.signing.api import Caller, Signing
 from outlast.signing.evidence.bundle import Evidence
 from outlast.signing.intake import Intake
@@ -73,8 +76,11 @@ from outlast.wiring.rootkeys import database, load_log_key, load_root_keys
 from outlast.wiring.upkeep import keep_pruning
 from outlast.wiring.watch import Watch
 
+log = logging.getLogger("outlast.site")
 T = TypeVar("T")
 DEFAULT_TENANT = "default"
+LARGE_DOCUMENTS = 2
+"""Documents above 1 MiB that jobs hold in memory whole at a time."""
 
 SIGNER_HEALTH = ProviderConfig(breaker=BreakerConfig(check_first=True))
 LOCAL_HEALTH = ProviderConfig(
@@ -188,7 +194,11 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
 
 
 async def _close_providers(site: Site) -> None:
-    for provider in (*site.world.signers.values(), *site.world.authorities.values()):
+    providers: list[Signer | TimestampAuthority] = [
+        *site.world.signers.values(),
+        *site.world.authorities.values(),
+    ]
+    for provider in providers:
         try:
             await provider.aclose()
         except Exception:  # the others are closed all the same
@@ -224,6 +234,7 @@ def _assemble(
         _, prepared = await sandbox.examine(pdf, _NO_LIMITS, options)
         return prepared
 
+    large = asyncio.Semaphore(LARGE_DOCUMENTS)
     world = World(
         clock=clock,
         door=committer,
@@ -242,6 +253,7 @@ def _assemble(
         signer_router=Router(clock, {name: _health(config.providers[name]) for name in signers}),
         authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
         actor=f"site:{config.site.name}",
+        large=lambda: large,
     )
     archive = TileArchive(data_log(config))
 
