@@ -45,7 +45,7 @@ from outlast.signing.pdf.revision import (
     fill,
     signed_revision,
 )
-from outlast.signing.source import Source, load_source, revision_of, store_with
+from outlast.signing.source import Source, load_source, revision_of, store_with, whole
 from outlast.signing.stamping import Stamped, nobody, obtain_token, record_of
 from outlast.signing.world import World
 
@@ -172,12 +172,15 @@ class Handlers:
                 "the timestamp goes into the file with all of its signatures",
                 retry_after_s=WAIT_FOR_LATER_SIGNATURES_S,
             )
-        await self._settle(job, request, place)
-
-    async def _settle(self, job: Job, request: Request, place: int) -> None:
         holder = _holder(request, place)
         revision = request.signatures[holder].revision
         assert revision is not None, "what owes a timestamp has a file"
+        async with whole(world, revision.blob):
+            await self._settle(job, request, place, holder, revision)
+
+    async def _settle(
+        self, job: Job, request: Request, place: int, holder: int, revision: Revision
+    ) -> None:
         document = await self._world.bodies.read(job.tenant, revision.blob)
         alone = request.format == "cms" or (holder == place and _owes_only(request, place))
         settled = None
