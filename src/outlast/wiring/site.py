@@ -165,7 +165,10 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     store = await SqliteStore.open(database(config))
     try:
         # a wall clock that was set back while we were down must not take us behind our own record
-        system_clock.resume(hlc_ms((await store.head()).hlc))
+        if not system_clock.resume(hlc_ms((await store.head()).hlc)):
+            log.critical(
+                "the newest log entry is dated far ahead of this machine's clock: check it"
+            )
         blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         try:
