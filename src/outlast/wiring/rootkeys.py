@@ -24,17 +24,27 @@ def database(config: Config) -> Path:
 
 
 def load_root_keys(config: Config, entropy: Entropy) -> RootKeys:
-    """The root key; raises Refused ``root-key-missing``."""
+    """The root key; raises Refused ``root-key-lost``."""
     path = config.data / "secrets" / "root.key"
-    _must_exist(config, path, "root-key-missing", "everything stored is encrypted under it")
+    if _is_lost(config, path):
+        raise Refused(
+            "root-key-lost",
+            "root.key is missing, and everything that this site has stored is encrypted under it",
+            hint="Restore secrets/root.key from the backup that the database is of.",
+        )
     secret = secret_or_new(path)
     return RootKeys(LocalRootKey(ROOT_KEY_ID, bytes.fromhex(secret.decode()), entropy))
 
 
 def load_log_key(config: Config) -> LogKey:
-    """The log's keys; raises Refused ``log-key-missing``, ``log-origin-changed``."""
+    """The log's keys; raises Refused ``log-key-lost``, ``log-origin-changed``."""
     path = config.data / "secrets" / "log.key"
-    _must_exist(config, path, "log-key-missing", "readers of the log have pinned its public half")
+    if _is_lost(config, path):
+        raise Refused(
+            "log-key-lost",
+            "log.key is missing, and readers of this site's log have pinned its public half",
+            hint="Restore secrets/log.key from the backup that the database is of.",
+        )
     if not path.exists():
         write_secret(path, LogKey.generate(config.origin).encode())
     key = LogKey.decode(read_secret(path))
@@ -47,10 +57,5 @@ def load_log_key(config: Config) -> LogKey:
     return key
 
 
-def _must_exist(config: Config, path: Path, code: str, why: str) -> None:
-    if database(config).exists() and not path.exists():
-        raise Refused(
-            code,
-            f"{path.name} is missing, and there is a database: {why}",
-            hint=f"Restore {path.parent.name}/{path.name} from the backup that the database is of.",
-        )
+def _is_lost(config: Config, path: Path) -> bool:
+    return database(config).exists() and not path.exists()
