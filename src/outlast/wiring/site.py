@@ -24,6 +24,7 @@ from outlast.core.clock import Clock, HybridClock, SystemClock, hlc_ms
 from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
 from outlast.core.envelope import Envelope
+from outlast.core.errors import Refused, Unavailable
 from outlast.core.ids import EntropyPool, Ids, system_random
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
@@ -234,7 +235,13 @@ def _assemble(
     authorities = build_authorities(config, clock)
 
     async def prepare(pdf: bytes, options: PrepareOptions) -> Prepared:
-        _, prepared = await sandbox.examine(pdf, _NO_LIMITS, options)
+        try:
+            _, prepared = await sandbox.examine(pdf, _NO_LIMITS, options)
+        except Refused as error:
+            if error.code != "pdf-too-costly":
+                raise
+            # it was not too costly at intake: this machine is busy, or its worker was killed
+            raise Unavailable("pdf-worker-overrun", error.message, hint=error.hint) from error
         return prepared
 
     large = asyncio.Semaphore(LARGE_DOCUMENTS)
