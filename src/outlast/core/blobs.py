@@ -65,7 +65,11 @@ class Blobs:
 
     async def put_bytes(self, tenant: str, body: bytes) -> BlobRef:
         """Store a body that is in memory already."""
-        return await self.put(tenant, _once(body), max_bytes=max(len(body), MAX_BODY_BYTES))
+        name = self._ids.new()
+        await self._store.put(name, _once(self._envelope.seal_object(body, tenant, name)))
+        ref = BlobRef(name=name, sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+        self._recent.keep(tenant, ref, body if len(body) <= RECENT_BODY_BYTES else None)
+        return ref
 
     async def stream(self, tenant: str, ref: BlobRef) -> AsyncIterator[bytes]:
         """The body in pieces. Each is authentic, but only the iterator's end says that it is the whole body and
@@ -89,7 +93,7 @@ class Blobs:
     async def read(self, tenant: str, ref: BlobRef, *, max_bytes: int = MAX_BODY_BYTES) -> bytes:
         """The whole body; raises Refused ``body-too-large`` before reading where it would exceed ``max_bytes``."""
         if ref.size > max_bytes:
-            raise _too_large(max_bytes)
+            raise body_too_large(max_bytes)
         recent = self._recent.get(tenant, ref)
         if recent is not None:
             return recent
@@ -114,7 +118,7 @@ class _Measured:
         async for chunk in self._chunks:
             self.size += len(chunk)
             if self.size > self._max_bytes:
-                raise _too_large(self._max_bytes)
+                raise body_too_large(self._max_bytes)
             self.sha256.update(chunk)
             yield chunk
 
@@ -173,7 +177,8 @@ async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
 
-def _too_large(max_bytes: int) -> Refused:
+def body_too_large(max_bytes: int) -> Refused:
+    """A body passed the bound that its caller named."""
     return Refused("body-too-large", f"the body has more than {max_bytes} bytes")
 
 

@@ -13,6 +13,10 @@ Format = Literal["pades", "cms"]
 """A signature inside a PDF, or a detached CMS beside any file."""
 
 
+RESERVE_BYTES: dict[Level, int] = {"B-B": 8 * 1024, "B-T": 14 * 1024}
+"""Room for a CMS of each level."""
+
+
 class DocumentClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One class of the configuration. Times in the unit their name ends with.
 
@@ -33,5 +37,11 @@ class DocumentClass(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     residency: tuple[str, ...] = ()
     max_bytes: int = 64 * 1024 * 1024
     max_pages: int = 5_000
-    reserve_bytes: int = 14 * 1024
+    reserve_bytes: int = 0
     max_signatures: int = 16
+
+    @property
+    def reserve(self) -> int:
+        """Bytes kept for a signature's CMS in a PDF (the file grows by twice as many); 0: as the level
+        needs: a chain of three certificates, and at B-T a token with its own."""
+        return self.reserve_bytes or RESERVE_BYTES[self.level]

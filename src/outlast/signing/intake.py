@@ -6,6 +6,7 @@ IN_MEMORY_BYTES are examined from an unnamed temporary file that vanishes with t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +17,7 @@ import anyio.to_thread
 import msgspec
 
 from outlast.core.blobref import BlobRef
+from outlast.core.blobs import body_too_large
 from outlast.core.errors import OutlastError, Refused
 from outlast.signing.classes import DocumentClass
 from outlast.signing.pdf.facts import Limits, PdfFacts, PrepareOptions
@@ -72,29 +74,52 @@ class Intake:
         document_class: DocumentClass,
     ) -> TakenIn:
         """Store the document; raises Refused with the reason it cannot be signed, and keeps nothing then."""
-        copy = _Copy(chunks, media_type, self._spool)
+        head, whole = await _head(chunks, media_type, document_class.max_bytes)
+        if whole:
+            return await self._take_small(tenant, head, media_type, document_class)
+        copy = _Copy(_joined(head, chunks), media_type, self._spool)
         try:
             blob = await self._bodies.put(tenant, copy.stream(), max_bytes=document_class.max_bytes)
             try:
-                if blob.size == 0:
-                    raise Refused("document-empty", "the upload has no bytes")
                 if media_type != PDF:
                     return TakenIn(blob, media_type)
-                return await self._examined(tenant, blob, copy, document_class)
+                facts, prepared = await self._inspect(copy.whole(), document_class)
+                ref = await self._bodies.put_bytes(tenant, prepared.to_bytes())
+                return TakenIn(blob, PDF, ref, facts)
             except OutlastError:
                 await self._bodies.delete(blob)
                 raise
         finally:
             copy.close()
 
-    async def _examined(
-        self, tenant: str, blob: BlobRef, copy: _Copy, document_class: DocumentClass
+    async def _take_small(
+        self, tenant: str, body: bytes, media_type: str, document_class: DocumentClass
     ) -> TakenIn:
+        """A document in memory is looked at first and stored, with what was prepared, in one sync."""
+        if not body:
+            raise Refused("document-empty", "the upload has no bytes")
+        if media_type != PDF:
+            return TakenIn(await self._bodies.put_bytes(tenant, body), media_type)
+        facts, prepared = await self._inspect(body, document_class)
+        blob, ref = await asyncio.gather(
+            self._bodies.put_bytes(tenant, body),
+            self._bodies.put_bytes(tenant, prepared.to_bytes()),
+            return_exceptions=True,
+        )
+        if isinstance(blob, BlobRef) and isinstance(ref, BlobRef):
+            return TakenIn(blob, PDF, ref, facts)
+        for stored in (blob, ref):
+            if isinstance(stored, BlobRef):
+                await self._bodies.delete(stored)
+        raise next(error for error in (blob, ref) if isinstance(error, BaseException))
+
+    async def _inspect(
+        self, source: bytes | Path, document_class: DocumentClass
+    ) -> tuple[PdfFacts, Prepared]:
         limits = Limits(max_bytes=document_class.max_bytes, max_pages=document_class.max_pages)
-        options = PrepareOptions(reserve_bytes=document_class.reserve_bytes)
-        facts, prepared = await self._examine(copy.whole(), limits, options)
-        ref = await self._bodies.put_bytes(tenant, prepared.to_bytes())
-        return TakenIn(blob, PDF, ref, facts)
+        return await self._examine(
+            source, limits, PrepareOptions(reserve_bytes=document_class.reserve)
+        )
 
     async def forget(self, taken: TakenIn) -> None:
         """Delete the blobs of a document that did not come to be (a repeated upload)."""
@@ -104,33 +129,21 @@ class Intake:
 
 
 class _Copy:
-    """A second copy of an upload for the examination: in memory while small, then in an unnamed file."""
+    """A second copy of a large upload for the examination, in an unnamed file; of a PDF only."""
 
     def __init__(self, chunks: AsyncIterator[bytes], media_type: str, spool: Path) -> None:
         self._chunks = chunks
-        self._pdf = media_type == PDF
-        self._spool = spool
-        self._memory = bytearray()
-        self._fd = -1
+        self._fd = _unnamed(spool) if media_type == PDF else -1
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The upload, passed on chunk by chunk."""
-        first = True
         async for chunk in self._chunks:
-            if self._pdf:
-                await self._keep(chunk)
-                # refuse a 500 MB video by its first bytes, not by its last
-                if first and len(self._memory) >= len(PDF_HEADER):
-                    first = False
-                    self._check_header()
+            if self._fd >= 0:
+                await anyio.to_thread.run_sync(_write_all, self._fd, chunk)
             yield chunk
-        if self._pdf and first:
-            self._check_header()
 
-    def whole(self) -> bytes | Path:
+    def whole(self) -> Path:
         """All of it, as the sandbox takes it."""
-        if self._fd < 0:
-            return bytes(self._memory)
         return Path(f"/proc/{os.getpid()}/fd/{self._fd}")
 
     def close(self) -> None:
@@ -139,24 +152,40 @@ class _Copy:
             os.close(self._fd)
             self._fd = -1
 
-    async def _keep(self, chunk: bytes) -> None:
-        if self._fd >= 0:
-            await anyio.to_thread.run_sync(_write_all, self._fd, chunk)
-            return
-        self._memory += chunk
-        if len(self._memory) > IN_MEMORY_BYTES:
-            self._fd = _unnamed(self._spool)
-            await anyio.to_thread.run_sync(_write_all, self._fd, bytes(self._memory))
-            del self._memory[len(PDF_HEADER) :]
 
-    def _check_header(self) -> None:
-        if not self._memory.startswith(PDF_HEADER):
-            raise Refused(
-                "not-a-pdf",
-                "the upload does not begin with %PDF-",
-                hint="Upload the PDF itself, or name another Content-Type to have it signed as a"
-                " detached CMS.",
-            )
+async def _head(
+    chunks: AsyncIterator[bytes], media_type: str, max_bytes: int
+) -> tuple[bytes, bool]:
+    """The upload's beginning, and whether that is all of it. What cannot be a PDF is refused by its first bytes."""
+    head, checked = bytearray(), media_type != PDF
+    async for chunk in chunks:
+        head += chunk
+        if not checked and len(head) >= len(PDF_HEADER):
+            _check_header(head)
+            checked = True
+        if len(head) > max_bytes:
+            raise body_too_large(max_bytes)
+        if len(head) > IN_MEMORY_BYTES:
+            return bytes(head), False
+    if not checked and head:
+        _check_header(head)
+    return bytes(head), True
+
+
+async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield head
+    async for chunk in rest:
+        yield chunk
+
+
+def _check_header(head: bytes | bytearray) -> None:
+    if not head.startswith(PDF_HEADER):
+        raise Refused(
+            "not-a-pdf",
+            "the upload does not begin with %PDF-",
+            hint="Upload the PDF itself, or name another Content-Type to have it signed as a"
+            " detached CMS.",
+        )
 
 
 def _unnamed(folder: Path) -> int:

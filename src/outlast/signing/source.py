@@ -51,7 +51,7 @@ async def load_source(world: World, tenant: str, request: Request, place: int) -
     if pdf:
         options = PrepareOptions(
             field_name=request.signatures[place].field,
-            reserve_bytes=world.class_of(request.class_name).reserve_bytes,
+            reserve_bytes=world.class_of(request.class_name).reserve,
         )
         usual = PrepareOptions(reserve_bytes=options.reserve_bytes)
         if document.prepared is not None and before is None and options == usual:

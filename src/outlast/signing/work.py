@@ -221,7 +221,7 @@ class Handlers:
 
     async def _settled_behind(self, job: Job, request: Request, document: bytes) -> _Settled:
         """A document timestamp in a revision of its own: it covers every signature before it."""
-        reserve = self._world.class_of(request.class_name).reserve_bytes
+        reserve = self._world.class_of(request.class_name).reserve
         options = PrepareOptions(kind="document-timestamp", reserve_bytes=reserve)
         filled = fill(document, await self._world.prepare(document, options), None)
         token, tried = await self._token(job, request, filled.digest)

@@ -229,9 +229,10 @@ def _check_numbers(config: Config) -> None:
         *((f"classes.{name}", c, _CLASS_BOUNDS) for name, c in config.classes.items()),
     ]
     for table, section, bounds in tables:
+        defaults = {f.name: f.default for f in msgspec.structs.fields(section)}
         for field, (least, most) in bounds.items():
             value = getattr(section, field)
-            if not least <= value <= most:
+            if not least <= value <= most and value != defaults.get(field):
                 raise Refused(
                     "config-invalid", f"{table}.{field} is {value}; it can be {least} to {most}"
                 )

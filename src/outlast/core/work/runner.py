@@ -30,6 +30,8 @@ log = logging.getLogger("outlast.work")
 
 IDLE_POLL_S = 1.0
 """Longest sleep when nothing is known to come due: bounds how late another node's job is noticed."""
+BUSY_WAIT_S = 0.01
+"""Wait for a wake-up before the store is asked what comes due next: a busy worker is woken all the time."""
 CLAIM_RETRY_S = 0.5
 """Pause after a claim failed (disk full, for example)."""
 DRAIN_WINDOW = 256
@@ -104,6 +106,7 @@ class Runner:
         # By (job, lease): a process that was stopped for longer than its leases may rescue its own jobs.
         self._running: dict[tuple[int, int], tuple[Job, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
+        self._full = True
         self._completions: deque[float] = deque(maxlen=DRAIN_WINDOW)
         self.done = 0
 
@@ -177,6 +180,7 @@ class Runner:
                 log.warning("cannot claim jobs: %s", error)
                 await asyncio.sleep(CLAIM_RETRY_S)
                 return
+        self._full = len(claimed) == room
         for row in claimed:
             job = Job(row)
             task = asyncio.create_task(self._handle(job), name=f"job-{row.id}")
@@ -185,16 +189,22 @@ class Runner:
             await self._sleep(room)
 
     async def _sleep(self, room: int) -> None:
+        if await self._woken(BUSY_WAIT_S):
+            return
         timeout = IDLE_POLL_S
         if room > 0:
             due_ms = await self._next_due_ms()
             if due_ms is not None:
                 timeout = min(timeout, max(0.002, (due_ms - self._clock.now_ms()) / 1000))
+        await self._woken(timeout)
+
+    async def _woken(self, timeout_s: float) -> bool:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
         except TimeoutError:
-            pass
+            return False
+        return True
 
     async def _next_due_ms(self) -> int | None:
         try:
@@ -216,7 +226,8 @@ class Runner:
             await self._failed(job, error, kind.backoff)
         finally:
             del self._running[job.row.id, job.row.lease]
-            self._wake.set()
+            if self._full:  # the last claim took all there was room for: there may be more
+                self._wake.set()
 
     async def _failed(self, job: Job, error: Exception, backoff: BackoffPolicy) -> None:
         if not isinstance(error, OutlastError):
