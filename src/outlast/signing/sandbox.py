@@ -1,9 +1,9 @@
 """Examining untrusted PDFs in processes of their own, bounded in time, memory and number.
 
 Guarantees: whatever a document does to the parser, the caller gets facts and a prepared revision, or a Refused
-(``pdf-too-costly`` when the process ran out of time or memory, or died). A process that overran is killed, never
+(``pdf-too-costly`` when the process ran out of CPU time or memory, or died). A process that overran is killed, never
 reused. The site itself imports no PDF parser. Refuses nothing by itself but ``pdf-too-costly``; raises
-Unavailable ``pdf-worker-unavailable`` when no process can be started.
+Unavailable ``pdf-worker-unavailable`` when no process can be started or the machine is too busy.
 
 Processes are plain children spoken to over pipes from worker threads, so this works under any event loop. They
 are reused, and replaced after a number of documents, which bounds what a parser may leak.
@@ -160,11 +160,10 @@ class PdfSandbox:
                 await self._end(worker)  # which also ends the thread that waits for it
         if reply is not None:
             return reply
-        raise too_costly(
-            f"it took more than {self._bounds.timeout_s:g} s"
-            if scope.cancelled_caught
-            else "it used more time or memory than is allowed, or broke the parser"
-        )
+        if scope.cancelled_caught:
+            # The kernel bounds what a document may cost by CPU time, long before this: the machine is too busy.
+            raise _unavailable(f"one was not through in {self._bounds.timeout_s:g} s")
+        raise too_costly("it used more time or memory than is allowed, or broke the parser")
 
     async def _keep(self, worker: _Worker) -> None:
         if self._closed or worker.documents >= DOCUMENTS_PER_PROCESS:
@@ -231,6 +230,6 @@ def _unavailable(why: str) -> Unavailable:
     return Unavailable(
         "pdf-worker-unavailable",
         f"no document can be examined: {why}",
-        hint="Check the limits on processes and memory, then try again.",
+        hint="Nothing was taken in. Check load, memory and the limit on processes, then try again.",
         retry_after_s=5,
     )

@@ -72,12 +72,12 @@ async def test_processes_are_reused_bounded_in_number_and_ended() -> None:
 
 @pytest.mark.anyio
 async def test_a_document_that_takes_too_long_is_given_up() -> None:
-    """On the wall clock: the process is killed and the next document is examined by another."""
+    """On the wall clock, long after its CPU time: the machine is busy, so it may be tried again; by another process."""
     async with PdfSandbox(Bounds(workers=1, timeout_s=0.5)) as sandbox:
         await sandbox.warm()
         slow = _slow()
         start = time.monotonic()
-        with pytest.raises(Refused, match="pdf-too-costly"):
+        with pytest.raises(Unavailable, match="pdf-worker-unavailable"):
             await sandbox.examine(slow, SLOW_LIMITS)
         assert time.monotonic() - start < 3
         facts, _ = await sandbox.examine(PLAIN, Limits())
