@@ -110,7 +110,7 @@ async def test_paused_kind_parked_and_replayed_job(http_site: Any) -> None:
 
 
 async def test_discarded_job_never_runs(http_site: Any) -> None:
-    """A discarded job is done and its request stays as it is."""
+    """A discarded job is done, and the request that hung on it has failed with the reason."""
     await http_site.client.post("/v1/job-kinds/signing.sign:pause")
     try:
         document = await http_site.document()
@@ -123,8 +123,8 @@ async def test_discarded_job_never_runs(http_site: Any) -> None:
         assert again.status_code == 409
     finally:
         await http_site.client.post("/v1/job-kinds/signing.sign:resume")
-    shown = await http_site.client.get(asked.json()["url"], headers={"prefer": "wait=0.3"})
-    assert shown.json()["status"] == "queued"
+    shown = (await http_site.client.get(asked.json()["url"])).json()
+    assert (shown["status"], shown["reason"]) == ("failed", "job-discarded: a test")
 
 
 async def test_jobs_of_another_tenant_are_not_found(http_site: Any) -> None:

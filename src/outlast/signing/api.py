@@ -18,7 +18,7 @@ from outlast.core.decider import Command
 from outlast.core.envelope import context
 from outlast.core.errors import OutlastError, Refused, Unavailable
 from outlast.core.ids import Ids
-from outlast.core.store.port import Store, StreamItem, StreamKey
+from outlast.core.store.port import JobRow, Store, StreamItem, StreamKey
 from outlast.signing.classes import DocumentClass, Format
 from outlast.signing.cms import check_certificate
 from outlast.signing.intake import PDF, Intake, TakenIn
@@ -281,6 +281,15 @@ class Signing:
             submission, expected_version=version, idempotency=idempotency
         )
         return await self._world.door.submit(submission)
+
+    async def job_discarded(self, caller: Caller, job: JobRow, reason: str) -> None:
+        """A person will never have this job run again: a request that hangs on it has failed, and says so."""
+        kind, _, stream = job.stream.partition("/")
+        if kind == requests.KIND and job.kind in (requests.SIGN_JOB, requests.TIMESTAMP_JOB):
+            command = requests.FailRequest(
+                at_ms=self._world.clock.now_ms(), reason=f"job-discarded: {reason}"
+            )
+            await self._submit(caller, requests.KIND, stream, command)
 
     # -- keys -------------------------------------------------------------------------------------------------
 

@@ -117,6 +117,9 @@ async def _move(call: Call, action: Action) -> Response:
         run_at_ms=site.clock.now_ms(),
         error=job.error,
     )
+    if action == "discard" and job.state in move.found:
+        # first, so that a crash in between leaves a job to discard again, not a request that waits for ever
+        await site.signing.job_discarded(call.caller, job, ask.reason)
     command = MoveJob(at_ms=site.clock.now_ms(), kind=job.kind, action=action, reason=ask.reason)
     try:
         receipt = await site.committer.submit(
