@@ -60,6 +60,9 @@ WAIT_FOR_LATER_SIGNATURES_S = 5.0
 RESERVATION_TOO_SMALL = "reservation-too-small"
 """Code of the refusal of a CMS that its place in the file has no room for."""
 
+TIMESTAMP_OWED = "timestamp-owed"
+"""The degradation that policy is asked about (action Degrade)."""
+
 _payload = msgspec.json.Decoder(PlaceJob).decode
 
 
@@ -128,7 +131,7 @@ class Handlers:
         due_ms = 0
         if stamped.token is None:
             waited_ms = now_ms - job.row.created_ms
-            if not request.owe_timestamp or waited_ms < document_class.timestamp_patience_ms:
+            if not self._may_owe(request) or waited_ms < document_class.timestamp_patience_ms:
                 raise nobody(stamped.tried)
             due_ms = now_ms + document_class.timestamp_deadline_s * 1000
         try:
@@ -145,11 +148,16 @@ class Handlers:
         try:
             await self._produce(job, request, place, source, stamped.token, due_ms, stamped.tried)
         except Refused as error:
-            if error.code != RESERVATION_TOO_SMALL or not request.owe_timestamp:
+            if error.code != RESERVATION_TOO_SMALL or not self._may_owe(request):
                 raise
             deadline_s = self._world.class_of(request.class_name).timestamp_deadline_s
             due_ms = self._world.clock.now_ms() + deadline_s * 1000
             await self._produce(job, request, place, source, None, due_ms, stamped.tried)
+
+    def _may_owe(self, request: Request) -> bool:
+        """Whether class and policy let the file out before its timestamp."""
+        forbidden = self._world.degraded(request.class_name, TIMESTAMP_OWED)
+        return request.owe_timestamp and not forbidden
 
     async def settle(self, job: Job) -> None:
         """Obtain an owed timestamp and put it into the newest file."""

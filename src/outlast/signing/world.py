@@ -86,6 +86,13 @@ Prepare = Callable[[bytes, PrepareOptions], Awaitable[Prepared]]
 Denied = Callable[[str, str, str], str]
 """``(tenant, class, provider)`` -> why policy forbids it, or an empty string."""
 
+Degrade = Callable[[str, str], str]
+"""``(class, degradation)`` -> why policy forbids to deliver less than the class's best, or an empty string."""
+
+
+def _permitted(_class_name: str, _degradation: str) -> str:
+    return ""
+
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Personal fields of a request or document: sealed before they reach the log."""
@@ -119,6 +126,7 @@ class World:
     regions: Mapping[str, str]
     signer_router: Router
     authority_router: Router
+    degraded: Degrade = _permitted
     actor: str = "worker"
     large: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 

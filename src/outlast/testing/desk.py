@@ -83,6 +83,7 @@ class Desk:
             within=_within,
             prepare=_prepare,
             denied=lambda tenant, class_name, provider: self.denials.get(provider, ""),
+            degraded=lambda class_name, degradation: self.denials.get(degradation, ""),
             classes={"default": document_class},
             signers=self.signers,
             authorities=self.authorities,

@@ -55,7 +55,7 @@ from outlast.signing.model.request import RequestDecider
 from outlast.signing.pdf.facts import MIB, Limits, PrepareOptions
 from outlast.signing.pdf.revision import Prepared
 from outlast.signing.sandbox import Bounds, PdfSandbox
-from outlast.signing.work import kinds
+from outlast.signing.work import TIMESTAMP_OWED, kinds
 from outlast.signing.world import Subjects, World
 from outlast.wiring.config import Config, Pkcs11Provider, Provider, SoftwareProvider
 from outlast.wiring.embedded import (
@@ -256,6 +256,7 @@ def _assemble(
         within=_within,
         prepare=prepare,
         denied=denials(policy, config, lambda: watch.mode.label),
+        degraded=degradations(policy, config, lambda: watch.mode.label),
         classes=config.classes,
         signers=signers,
         authorities=authorities,
@@ -376,7 +377,12 @@ def load_policy(config: Config) -> PolicySet:
             for name, part in {**config.providers, **config.authorities}.items()
         ),
         classes=tuple(
-            ClassFact(name=name, regions=c.residency) for name, c in config.classes.items()
+            ClassFact(
+                name=name,
+                regions=c.residency,
+                degradations=(TIMESTAMP_OWED,) if c.owe_timestamp else (),
+            )
+            for name, c in config.classes.items()
         ),
     )
     texts = {Path(f).name: Path(f).read_text() for f in config.policy.files}
@@ -400,6 +406,20 @@ def denials(
         return "" if decision.allow else decision.why
 
     return denied
+
+
+def degradations(
+    policy: PolicySet, config: Config, mode: Callable[[], str]
+) -> Callable[[str, str], str]:
+    """A question: ``(class, degradation)`` -> why policy forbids it, or an empty string."""
+    site = Entity("Site", config.site.name)
+
+    def degraded(class_name: str, degradation: str) -> str:
+        context: Context = {"kind": degradation, "mode": mode()}
+        decision = policy.authorize(site, "Degrade", Entity("Class", class_name), context)
+        return "" if decision.allow else decision.why
+
+    return degraded
 
 
 async def _ensure_default_key(site: Site) -> None:

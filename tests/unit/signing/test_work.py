@@ -217,6 +217,18 @@ async def test_without_permission_no_timestamp_means_waiting(tmp_path: Path) -> 
     assert (await desk.request(request_id)).signatures[0].timestamp == "present"
 
 
+async def test_policy_may_forbid_to_owe(tmp_path: Path) -> None:
+    """A class that permits owing is overruled by a policy that does not: the file waits for its timestamp."""
+    desk = Desk(tmp_path, level="B-T", owe_timestamp=True, timestamp_patience_ms=0)
+    desk.denials["timestamp-owed"] = "no-debts"
+    await desk.enrol()
+    for authority in desk.authorities.values():
+        authority.down = True
+    request_id = await desk.ask(await desk.upload(plain_pdf()))
+    await desk.work(rounds=10)
+    assert (await desk.request(request_id)).label == "signed"
+
+
 async def test_owed_timestamp_is_settled_in_place(tmp_path: Path) -> None:
     """Released without a timestamp, on record with a deadline; later it goes into the reserved space."""
     desk = Desk(tmp_path, level="B-T", owe_timestamp=True, timestamp_patience_ms=1_000)
