@@ -202,6 +202,33 @@ def test_after_kill_9_all_goes_on(stranger: Stranger) -> None:
 
 
 @pytest.mark.slow
+def test_signing_outlives_the_site(stranger: Stranger) -> None:
+    """A site is killed under `outlast sign` of many files and started again: the same command signs them all,
+    each once."""
+    names = [f"c{number}.pdf" for number in range(30)]
+    for name in names:
+        (stranger.folder / name).write_bytes(plain_pdf())
+    site, _ = stranger.serve()
+    command = subprocess.Popen(
+        [OUTLAST, "sign", *names, "-o", "signed"],
+        cwd=stranger.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until = time.monotonic() + READY_S
+    while not list(stranger.folder.glob("signed/c*.pdf")) and time.monotonic() < until:
+        time.sleep(0.005)
+    stranger.stop(site, signal.SIGKILL)
+    stranger.serve()
+    said = command.communicate(timeout=60)[0]
+    assert command.returncode == 0, said
+    assert len(list(stranger.folder.glob("signed/c*.pdf"))) == len(names)
+    listed = stranger.json("requests", "list", "--limit", "100")["items"]
+    assert sorted(item["title"] for item in listed) == sorted(names)
+
+
+@pytest.mark.slow
 def test_one_site_at_a_time(stranger: Stranger) -> None:
     """A second site over the same data is refused; so is its port by name."""
     _, started = stranger.serve()

@@ -112,6 +112,54 @@ def test_what_may_pass_is_tried_again() -> None:
     assert len(site.asked) == 3
 
 
+def test_a_site_started_again_is_found_with_its_new_token() -> None:
+    """A site that was killed revokes what it left behind: the token is read anew, and the work goes on."""
+    revoked = problem(401, code="token-revoked", retry="reauth")
+    site = Site(GOOD, httpx2.ConnectError("killed"), revoked, GOOD)
+
+    def renew(http: httpx2.AsyncClient) -> None:
+        http.headers["authorization"] = f"Bearer {len(site.asked)}"
+
+    async def run() -> Any:
+        async with httpx2.AsyncClient(
+            transport=httpx2.MockTransport(site), base_url="http://site"
+        ) as http:
+            api = Api(http, "the site", renew=renew)
+            await get(api)
+            return await send_once(api)
+
+    assert asyncio.run(run()).ok
+    assert site.asked[-1].headers["authorization"] == "Bearer 3"
+
+
+def test_a_refused_token_is_final_elsewhere() -> None:
+    """Nobody renews the token of a site that --url names."""
+    site = Site(problem(401, code="token-revoked", retry="reauth"))
+    with pytest.raises(Refused):
+        site.call(get)
+
+
+def test_patience_is_for_sites_that_were_there() -> None:
+    """One that has answered is waited for, beyond the tries, and that is said once; a wrong address is not."""
+    said: list[str] = []
+    gone = [httpx2.ConnectError("killed")] * (client.TRIES + 3)
+    site = Site(GOOD, *gone, GOOD)
+
+    async def patient(api: Api) -> Any:
+        api.patience_s = 30.0
+        api._notice = said.append
+        await get(api)
+        return await get(api)
+
+    assert site.call(patient).ok
+    assert len(said) == 1
+
+    wrong = Site(*gone)
+    with pytest.raises(Unavailable):
+        wrong.call(patient)
+    assert len(wrong.asked) == client.TRIES
+
+
 def test_not_for_ever() -> None:
     """After so many tries the last answer stands."""
     site = Site(*[problem(503, retry="later", retry_after_s=0.001)] * client.TRIES)

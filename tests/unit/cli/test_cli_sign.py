@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from outlast.core.errors import Refused
-from outlast.surfaces.cli.signing import Errand, plan
+from outlast.surfaces.cli.signing import OTHER, PDF, Errand, plan
 
 
 def code(**given: object) -> str:
@@ -38,18 +38,18 @@ def pdf(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture
 def text(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A file that does not, whatever its name says."""
-    path = tmp_path / "note.pdf"
+    """A file that does not."""
+    path = tmp_path / "note.txt"
     path.write_bytes(b"a note")
     return path
 
 
 def test_beside_the_file_by_default(pdf: pathlib.Path, text: pathlib.Path) -> None:
-    """A signed PDF gets a name of its own, another file a .p7s; what a file is, its content says."""
+    """A signed PDF gets a name of its own, another file a .p7s."""
     first, second = run([pdf, text])
     assert first.target == pdf.with_name("contract-signed.pdf")
     assert first.media_type == "application/pdf"
-    assert second.target == text.with_name("note.pdf.p7s")
+    assert second.target == text.with_name("note.txt.p7s")
     assert second.media_type == "application/octet-stream"
 
 
@@ -76,6 +76,21 @@ def test_evidence_goes_the_same_way(pdf: pathlib.Path, text: pathlib.Path) -> No
 def test_a_detached_signature_for_a_pdf(pdf: pathlib.Path) -> None:
     """--cms leaves the PDF as it is."""
     assert run([pdf], is_cms=True)[0].target == pdf.with_name("contract.pdf.p7s")
+
+
+def test_what_is_only_called_a_pdf_gets_no_detached_signature(tmp_path: pathlib.Path) -> None:
+    """It is sent as the PDF that it claims to be, for the site to refuse; --cms signs it as what it is."""
+    fake = tmp_path / "fake.PDF"
+    fake.write_bytes(b"junk")
+    assert [e.media_type for e in run([fake])] == [PDF]
+    assert [e.media_type for e in run([fake], is_cms=True)] == [OTHER]
+
+
+def test_a_detached_signature_is_never_called_pdf(pdf: pathlib.Path, text: pathlib.Path) -> None:
+    """Whoever opens it would take it for a broken document."""
+    out = pdf.with_name("signed.pdf")
+    assert code(files=[text], out=out) == "not-a-pdf"
+    assert code(files=[pdf], out=out, is_cms=True) == "not-a-pdf"
 
 
 def test_nothing_is_written_over(pdf: pathlib.Path) -> None:

@@ -7,13 +7,14 @@ request is repeated, within bounds, only when that cannot do its work twice (rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import httpx2
 import msgspec
 
+from outlast.core.clock import SystemClock
 from outlast.core.errors import (
     Conflict,
     Corrupt,
@@ -35,6 +36,10 @@ PAUSE_S = 0.25
 """Before the second try where the site names no time; doubled each time."""
 MAX_PAUSE_S = 2.0
 """Where the site asks for a longer one, the caller is told instead."""
+STALE_TOKEN = frozenset({"token-invalid", "token-revoked"})
+"""What a site that was started again says to the token of the process before it."""
+GONE = frozenset({"site-unreachable", "answer-lost"})
+"""How a site looks that was killed, until it is there again."""
 CHUNK_BYTES = 256 * 1024
 
 
@@ -51,11 +56,25 @@ class _Problem(msgspec.Struct):
 
 
 class Api:
-    """Calls one site. ``where`` names it in messages."""
+    """Calls one site. ``where`` names it in messages. ``renew`` brings address and token up to date after the
+    site was started again; without it, a refused token is final. ``notice`` is told what is waited for."""
 
-    def __init__(self, http: httpx2.AsyncClient, where: str) -> None:
+    def __init__(
+        self,
+        http: httpx2.AsyncClient,
+        where: str,
+        *,
+        renew: Callable[[httpx2.AsyncClient], None] | None = None,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
         self._http = http
         self.where = where
+        self.patience_s = 0.0
+        """How long to wait for a site to come back that has answered before."""
+        self._renew = renew
+        self._notice = notice
+        self._clock = SystemClock()
+        self._has_answered = False
 
     async def get(
         self,
@@ -130,16 +149,39 @@ class Api:
         may_repeat: bool = True,
         **given: Any,
     ) -> httpx2.Response:
-        for attempt in range(TRIES):
+        end_s = self._clock.monotonic_s() + self.patience_s
+        tries = 0
+        while True:
+            tries += 1
             try:
-                return await self._once(method, path, file, given)
-            except (Unavailable, Unknown) as error:
-                pause_s = error.retry_after_s or min(PAUSE_S * 2**attempt, MAX_PAUSE_S)
-                is_worth_it = error.retry in ("same", "later") and pause_s <= MAX_PAUSE_S
-                if not may_repeat or not is_worth_it or attempt == TRIES - 1:
+                response = await self._once(method, path, file, given)
+            except (Unavailable, Unknown, Refused) as error:
+                pause_s = error.retry_after_s or min(PAUSE_S * 2 ** min(tries - 1, 8), MAX_PAUSE_S)
+                is_left = tries < TRIES or (
+                    error.code in GONE
+                    and self._has_answered
+                    and self._clock.monotonic_s() + pause_s < end_s
+                )
+                if not may_repeat or not is_left or not self._may_pass(error, pause_s):
                     raise
+                if tries == TRIES:
+                    self._say(f"{self.where} does not answer: waiting for it to come back.")
                 await asyncio.sleep(pause_s)
-        raise AssertionError("the last try returns or raises")
+                if self._renew is not None:
+                    self._renew(self._http)
+            else:
+                self._has_answered = True
+                return response
+
+    def _may_pass(self, error: OutlastError, pause_s: float) -> bool:
+        if isinstance(error, Refused):
+            return error.code in STALE_TOKEN and self._renew is not None
+        return error.retry in ("same", "later") and pause_s <= MAX_PAUSE_S
+
+    def _say(self, what: str) -> None:
+        notice, self._notice = self._notice, None  # once, however many files are on their way
+        if notice is not None:
+            notice(what)
 
     async def _once(
         self, method: str, path: str, file: Path | None, given: dict[str, Any]
@@ -157,7 +199,6 @@ class Api:
                 "site-unreachable",
                 f"{self.where} does not answer",
                 hint="Is it running? `outlast serve` starts one here; --url names one elsewhere.",
-                retry_after_s=PAUSE_S,
             ) from error
         except httpx2.HTTPError as error:
             raise Unknown(

@@ -55,7 +55,7 @@ async def connected(
         return
     endpoint = find_endpoint(cli.config.data)
     if endpoint is not None:
-        async with over(endpoint) as api:
+        async with over(endpoint, cli) as api:
             yield api
         return
     if not make and not (cli.config.data / "site.db").exists():
@@ -75,8 +75,16 @@ async def connected(
 
 
 @asynccontextmanager
-async def over(endpoint: Endpoint) -> AsyncIterator[Api]:
-    """The API of a site that runs."""
+async def over(endpoint: Endpoint, here: Invocation | None = None) -> AsyncIterator[Api]:
+    """The API of a site that runs; ``here``: over this data folder, so that it is found again when it is killed
+    and started again meanwhile, with another token and perhaps another port."""
+
+    def renew(http: httpx2.AsyncClient) -> None:
+        found = find_endpoint(here.config.data) if here is not None else None
+        if found is not None:
+            http.base_url = httpx2.URL(found.url)
+            http.headers["authorization"] = f"Bearer {found.token}"
+
     transport = None
     if endpoint.uds:
         transport = httpx2.AsyncHTTPTransport(uds=endpoint.uds)
@@ -89,7 +97,12 @@ async def over(endpoint: Endpoint) -> AsyncIterator[Api]:
         # a proxy from the environment must never be sent a token for this machine
         trust_env=False,
     ) as http:
-        yield Api(http, f"the site at {endpoint.uds or endpoint.url}")
+        yield Api(
+            http,
+            f"the site at {endpoint.uds or endpoint.url}",
+            renew=None if here is None else renew,
+            notice=None if here is None else here.note,
+        )
 
 
 @asynccontextmanager

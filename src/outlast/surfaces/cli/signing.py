@@ -7,6 +7,7 @@ failure stops no other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ AT_ONCE = 16
 LOOK_S = 20.0
 """How long one look at a request is held back by the site."""
 FINAL = frozenset({"completed", "failed", "cancelled"})
+_WAITING = {"signed": "signed, and its timestamp pending"}
 PDF = "application/pdf"
 OTHER = "application/octet-stream"
 
@@ -78,7 +80,7 @@ def plan(
     files: Sequence[Path], out: Path | None, evidence: Path | None, *, is_cms: bool, force: bool
 ) -> list[Errand]:
     """Where everything goes, checked before anything is sent. Raises Refused ``file-not-found``,
-    ``out-missing``, ``out-not-a-folder``, ``same-target``, ``file-exists``."""
+    ``out-missing``, ``out-not-a-folder``, ``same-target``, ``file-exists``, ``not-a-pdf``."""
     errands = [_errand(file, out, evidence, len(files) > 1, is_cms) for file in files]
     targets = [t for e in errands for t in (e.target, e.evidence) if t is not None]
     twice = {t for t in targets if targets.count(t) > 1}
@@ -101,13 +103,26 @@ def _errand(
     if not file.is_file():
         raise Refused("file-not-found", f"{file} is not a file")
     with file.open("rb") as opened:
-        media_type = PDF if b"%PDF-" in opened.read(1024) else OTHER
+        is_pdf = b"%PDF-" in opened.read(1024)
+    # what is only called a PDF goes to the site as one, and is refused there: a detached signature would be
+    # another thing than was asked for
+    media_type = PDF if is_pdf or (_is_called_pdf(file) and not is_cms) else OTHER
+    if out is not None and _is_called_pdf(out) and (is_cms or media_type != PDF):
+        raise Refused(
+            "not-a-pdf",
+            f"{out} would not be a PDF but a detached signature",
+            hint="Call it .p7s.",
+        )
     name = f"{file.name}.p7s" if is_cms or media_type != PDF else f"{file.stem}-signed.pdf"
     target = _place(out or file.parent, name, is_many or out is None)
     bundle = None
     if evidence is not None:
         bundle = _place(evidence, f"{file.stem}-evidence.zip", is_many)
     return Errand(source=file, target=target, evidence=bundle, media_type=media_type)
+
+
+def _is_called_pdf(path: Path) -> bool:
+    return path.suffix.lower() == ".pdf"
 
 
 def _place(given: Path, name: str, must_be_folder: bool) -> Path:
@@ -133,6 +148,7 @@ def sign_all(cli: Invocation, errands: Sequence[Errand], wish: Wish) -> list[Res
 
     async def work(api: Api) -> list[Result]:
         turns, ids = asyncio.Semaphore(AT_ONCE), Ids(SystemClock())
+        api.patience_s = wish.wait_s
         with _progress(cli, len(errands)) as done:
 
             async def one(errand: Errand) -> Result:
@@ -223,7 +239,8 @@ async def until_final(api: Api, request_id: str, wait_s: float) -> RequestView:
         if clock.monotonic_s() >= end_s:
             raise Unavailable(
                 "not-signed-yet",
-                f"after {wait_s:g} s the request is {view.status}; the site goes on with it",
+                f"after {wait_s:g} s the request is {_WAITING.get(view.status, view.status)};"
+                " a running site goes on with it",
                 hint=f"`outlast requests fetch {request_id} -o FILE` gets it later.",
             )
 
@@ -243,7 +260,8 @@ def _write_whole(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only volume even this fails
+            temporary.unlink(missing_ok=True)
         raise Refused("file-unwritable", f"{path}: {error.strerror}") from error
 
 
@@ -272,11 +290,13 @@ class _progress:  # noqa: N801 - used as a function: `with _progress(...) as don
 
 def print_results(cli: Invocation, results: Sequence[Result]) -> None:
     """One line for each file; leaves with the worst exit status."""
+    hint = ""
     for result in results:
         if cli.json:
             cli.line(result)
         elif result.exit_status:
-            _print_failed(cli.notes, result)
+            _print_failed(cli.notes, result, said=hint)
+            hint = result.hint
         else:
             _print_signed(cli.console, result)
     failed = [r for r in results if r.exit_status]
@@ -297,7 +317,11 @@ def _print_signed(console: Console, result: Result) -> None:
         console.print(f"{result.evidence}  evidence", markup=False)
 
 
-def _print_failed(console: Console, result: Result) -> None:
-    console.print(f"{result.source}  not signed: {result.message} ({result.code})", markup=False)
-    if result.hint:
+def _print_failed(console: Console, result: Result, said: str) -> None:
+    # once accepted, the site signs it whatever became of this command: to say "not signed" would have it signed twice
+    what = "accepted, but" if result.request else "not signed"
+    console.print(f"{result.source}  {what}: {result.message} ({result.code})", markup=False)
+    if result.hint and result.hint != said:
         console.print(f"  {result.hint}", markup=False)
+    if result.request and result.request not in result.hint:
+        console.print(f"  See `outlast requests show {result.request}`.", markup=False)
