@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -148,6 +149,22 @@ async def _within(timeout_ms: int, work: Awaitable[T]) -> T:
         return await work
 
 
+def _need_folder(data: Path) -> None:
+    why = ""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        why = error.strerror or "cannot be made"
+    if not why and not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+        why = "cannot be written to"
+    if why:
+        raise Refused(
+            "data-folder-unusable",
+            f"the data folder {data}: {why}",
+            hint="Give this user the folder, on a volume that is not read-only; or name another with --data.",
+        )
+
+
 @asynccontextmanager
 async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator[Site]:
     """A site over its data folder, ready to be asked; nothing runs until `run_site`.
@@ -160,7 +177,7 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     entropy = EntropyPool()
     ids = Ids(clock, entropy)
     data = config.data
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _need_folder(data)
     # the keys before the database: a database without them is a site that lost them
     envelope, log_key = Envelope(load_root_keys(config, entropy), entropy), load_log_key(config)
     store = await SqliteStore.open(database(config))

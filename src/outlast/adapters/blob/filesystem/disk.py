@@ -23,7 +23,7 @@ def storage_full() -> Unavailable:
     return Unavailable(
         "storage-full",
         "there is no room on the disk for a new blob",
-        hint="Free space on the blob volume, or lower the reserve (min_free_bytes).",
+        hint="Free space on the volume of the data folder, or lower storage.min_free_mb.",
         retry_after_s=FULL_RETRY_S,
         scope="site",
     )
