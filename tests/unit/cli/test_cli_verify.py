@@ -7,7 +7,11 @@ import json
 import pathlib
 from typing import Any
 
+import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from outlast.core.clock import SystemClock
 from outlast.core.log.archive import TileArchive
@@ -84,6 +88,44 @@ def test_another_root_is_a_negative_verdict(
     status, report = verify(capsys, signed, "--trust", path)
     assert (status, report["verdict"]) == (1, "invalid")
     assert "leads to no pinned root" in report["reason"]
+
+
+def test_a_certificate_for_something_else_is_named_as_that(
+    tmp_path: pathlib.Path, root: str, signer: LocalSigner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It leads to the pinned root, but names no key usage: to say that it leads nowhere would send people the
+    wrong way."""
+    given = x509.load_der_x509_certificate(signer.chain_der[0])
+    bare = (
+        x509.CertificateBuilder(
+            issuer_name=given.issuer,
+            subject_name=given.subject,
+            public_key=given.public_key(),
+            serial_number=given.serial_number,
+            not_valid_before=given.not_valid_before_utc,
+            not_valid_after=given.not_valid_after_utc,
+        )
+        .sign(signer.authority.key, hashes.SHA256())
+        .public_bytes(Encoding.DER)
+    )
+    other = msgspec.structs.replace(signer, chain_der=(bare, signer.chain_der[1]))
+    original = plain_pdf()
+    fields = SignatureFields(signing_time_ms=SOME_TIME_MS)
+    path = tmp_path / "signed.pdf"
+    path.write_bytes(other.sign(original, prepare_revision(original), fields)[0])
+    status, report = verify(capsys, path, "--trust", root)
+    assert (status, report["verdict"]) == (1, "invalid")
+    assert "not issued for this use" in report["reason"]
+
+
+def test_of_several_files_each_says_why(
+    signed: pathlib.Path, detached: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be judged says why not, in the short form too."""
+    alone = detached.rename(detached.with_name("alone.p7s"))
+    capsys.readouterr()
+    assert main(["verify", str(signed), str(alone)]) == 1
+    assert "--content" in capsys.readouterr().out
 
 
 def test_a_changed_pdf(signed: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,8 @@ Changes = Literal["none", "archival", "form-filling", "annotations", "other", "u
 """What was appended after the signature: nothing; timestamps and validation data; form values and further
 signatures; annotations; anything else."""
 
+NO_ROOT = "the certificate leads to no trusted root"
+"""The reason of "untrusted" where nothing else is wrong."""
 _WORST_LAST: tuple[Verdict, ...] = ("valid", "untrusted", "indeterminate", "invalid")
 
 

@@ -37,6 +37,7 @@ from pyhanko_certvalidator import ValidationContext
 
 from outlast.core.clock import to_datetime
 from outlast.signing.pdf.verdicts import (
+    NO_ROOT,
     Certificate,
     Changes,
     Coverage,
@@ -53,6 +54,12 @@ for _name in ("pyhanko", "pyhanko_certvalidator"):
 
 MAX_REASON_CHARS = 300
 
+_UNTRUSTED = {
+    "CHAIN_CONSTRAINTS_FAILURE": "the certificate, or one above it, is not issued for this use"
+    " (a signer's keyUsage must name digitalSignature or nonRepudiation)",
+    "OUT_OF_BOUNDS_NO_POE": "the certificate, or one above it, is not valid at that time",
+}
+"""Sub-indications of ETSI EN 319 102-1, 5.1.3, in words."""
 _KEY_USAGE = KeyUsageConstraints(key_usage={"digital_signature", "non_repudiation"})
 _COVERAGE: dict[Any, Coverage] = {
     SignatureCoverageLevel.ENTIRE_FILE: "file",
@@ -190,7 +197,7 @@ def _verdict(
     permitted = getattr(status, "docmdp_ok", None)
     if permitted is None:  # a document timestamp has no policy of its own
         permitted = changes not in ("other", "unknown")
-    verdict, reason = _conclusion(intact, bool(status.trusted), bool(permitted), coverage)
+    verdict, reason = _conclusion(intact, status, bool(permitted), coverage)
     claimed = getattr(status, "signer_reported_dt", None)
     stamp = status if kind == "document-timestamp" else getattr(status, "timestamp_validity", None)
     timestamp = None if stamp is None else _timestamp(stamp)
@@ -214,7 +221,7 @@ def _verdict(
 
 
 def _conclusion(
-    intact: bool, trusted: bool, permitted: bool, coverage: Coverage
+    intact: bool, status: Any, permitted: bool, coverage: Coverage
 ) -> tuple[Verdict, str]:
     if not intact:
         return "invalid", "the signed bytes or the signature were changed"
@@ -222,14 +229,15 @@ def _conclusion(
         return "invalid", "the signature does not cover all of the document it stands in"
     if not permitted:
         return "invalid", "the document was changed after signing in a way the signature forbids"
-    if not trusted:
-        return "untrusted", "the certificate leads to no trusted root, or is not valid at that time"
+    if not status.trusted:
+        problem = getattr(status.trust_problem_indic, "name", "")
+        return "untrusted", _UNTRUSTED.get(problem, NO_ROOT)
     return "valid", ""
 
 
 def _timestamp(status: Any) -> TimestampVerdict:
     intact = bool(status.intact and status.valid)
-    verdict, reason = _conclusion(intact, bool(status.trusted), True, "file")
+    verdict, reason = _conclusion(intact, status, True, "file")
     return TimestampVerdict(
         verdict=verdict,
         reason=reason,

@@ -15,7 +15,13 @@ from outlast.core.clock import SystemClock, iso
 from outlast.core.errors import OutlastError, Refused
 from outlast.core.log.proof import SUFFIX as PROOF_SUFFIX
 from outlast.signing.evidence.verdicts import BundleVerdict, Check, Findings, Outcome
-from outlast.signing.pdf.verdicts import PdfVerdict, SignatureVerdict, TimestampVerdict, Verdict
+from outlast.signing.pdf.verdicts import (
+    NO_ROOT,
+    PdfVerdict,
+    SignatureVerdict,
+    TimestampVerdict,
+    Verdict,
+)
 from outlast.surfaces.cli.invocation import EXIT_NEGATIVE, Invocation
 from outlast.surfaces.cli.pins import Pins, load_pins, read_file
 
@@ -198,7 +204,8 @@ def _judge(found: Findings, subject: str, signature: SignatureVerdict, pins: Pin
     signer = signature.signer
     name, issuer = (signer.subject, signer.issuer) if signer else ("nobody", "nobody")
     own = pins.tsa_roots if is_stamp else pins.roots
-    _judge_trust(found, "signer", subject, signature.trusted, f"{name}, issued by {issuer}", own)
+    why = "" if signature.trusted else signature.reason
+    _judge_trust(found, "signer", subject, why, f"{name}, issued by {issuer}", own)
     if signature.claimed_time_ms is not None and not is_stamp:
         claimed = iso(signature.claimed_time_ms)
         found.add("time", True, f"the signer says {claimed}", subject=subject)
@@ -214,20 +221,23 @@ def _judge_stamp(found: Findings, subject: str, stamp: TimestampVerdict, pins: P
     when = iso(stamp.time_ms) if stamp.time_ms is not None else "an unreadable time"
     found.add("timestamp", True, f"an authority attests {when}", subject=subject)
     name = stamp.authority.subject if stamp.authority else "nobody"
-    trusted = stamp.verdict == "valid"
-    _judge_trust(found, "timestamp-trust", subject, trusted, name, pins.tsa_roots)
+    why = "" if stamp.verdict == "valid" else stamp.reason
+    _judge_trust(found, "timestamp-trust", subject, why, name, pins.tsa_roots)
 
 
 def _judge_trust(
-    found: Findings, name: str, subject: str, trusted: bool, who: str, roots: Sequence[bytes]
+    found: Findings, name: str, subject: str, why: str, who: str, roots: Sequence[bytes]
 ) -> None:
+    """``why`` it is not trusted; empty where it is."""
     if not roots:
         option = "--tsa-trust" if name == "timestamp-trust" else "--trust"
         message = f"{who}: no root is pinned ({option})"
         found.add(name, "unknown", message, subject=subject, about_trust=True)
         return
-    message = f"{who}: " + ("leads to a pinned root" if trusted else "leads to no pinned root")
-    found.add(name, trusted, message, subject=subject, about_trust=True)
+    if why == NO_ROOT:
+        why = "leads to no pinned root"
+    message = f"{who}: {why or 'leads to a pinned root'}"
+    found.add(name, not why, message, subject=subject, about_trust=True)
 
 
 def _proof(path: Path, data: bytes, pins: Pins, entry: Path | None) -> Report:
@@ -262,7 +272,8 @@ def _print(console: Console, report: Report, is_full: bool) -> None:
     console.print(f"{escape(report.path)}: {_WORDS[report.verdict]}")
     shown = report.checks
     if not is_full:
-        shown = tuple(c for c in report.checks if c.outcome == "fail")
+        telling = ("fail", "unknown") if report.verdict == "indeterminate" else ("fail",)
+        shown = tuple(c for c in report.checks if c.outcome in telling)
     for check in shown:
         subject = f"{check.subject}: " if check.subject else ""
         console.print(f"  {_MARKS[check.outcome]} {escape(subject + check.message)}")
