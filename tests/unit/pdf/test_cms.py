@@ -215,9 +215,16 @@ def test_certificates_that_must_not_be_enrolled_are_refused(
         check_certificate((), info, NOW_MS)
 
 
-def test_a_certificate_for_encryption_only_is_refused(signer: LocalSigner) -> None:
-    """keyUsage without digital signature and without non-repudiation does not sign documents."""
-    usage = x509.KeyUsage(False, False, True, False, False, False, False, False, False)
+@pytest.mark.parametrize(
+    "usage",
+    [x509.KeyUsage(False, False, True, False, False, False, False, False, False), None],
+    ids=["encryption", "none named"],
+)
+def test_a_certificate_not_for_signing_is_refused(
+    signer: LocalSigner, usage: x509.KeyUsage | None
+) -> None:
+    """Verifiers want digital signature or non-repudiation in keyUsage: without it nothing is enrolled that
+    they would not accept."""
     chain = (_self_signed(signer, usage),)
     with pytest.raises(Refused, match="certificate-key-usage"):
         check_certificate(chain, signer.key_info, NOW_MS)
@@ -235,9 +242,9 @@ def test_a_small_rsa_key_is_refused() -> None:
         check_certificate(small.chain_der, info, NOW_MS)
 
 
-def _self_signed(signer: LocalSigner, usage: x509.KeyUsage) -> bytes:
+def _self_signed(signer: LocalSigner, usage: x509.KeyUsage | None) -> bytes:
     name = subject_name("encrypts only")
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -245,7 +252,7 @@ def _self_signed(signer: LocalSigner, usage: x509.KeyUsage) -> bytes:
         .serial_number(7)
         .not_valid_before(to_datetime(NOW_MS - DAY_MS))
         .not_valid_after(to_datetime(NOW_MS + DAY_MS))
-        .add_extension(usage, critical=True)
-        .sign(signer.key, hashes.SHA256())
     )
-    return certificate_der(certificate)
+    if usage is not None:
+        builder = builder.add_extension(usage, critical=True)
+    return certificate_der(builder.sign(signer.key, hashes.SHA256()))

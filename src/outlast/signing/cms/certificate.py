@@ -141,8 +141,14 @@ def _check_key(leaf: x509.Certificate, key_info: KeyInfo) -> None:
 def _check_usage(leaf: x509.Certificate) -> None:
     try:
         usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return  # RFC 5280, 4.2.1.3: without the extension, use is not restricted
+    except x509.ExtensionNotFound as error:
+        # RFC 5280, 4.2.1.3 leaves use open without the extension, but ETSI EN 319 412-2, 4.3.2 demands it and
+        # verifiers (`outlast verify` too) refuse the signature: better told now than by whoever checks a contract
+        raise Refused(
+            "certificate-key-usage",
+            "the certificate names no key usage, so verifiers would not accept what it signs",
+            hint="Have a certificate issued with keyUsage digitalSignature and nonRepudiation.",
+        ) from error
     except ValueError as error:
         raise Refused(
             "certificate-malformed",
