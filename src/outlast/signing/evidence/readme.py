@@ -20,7 +20,7 @@ given earlier and by another way.
 """
 
 _PDF = """
-1. The signatures in the PDF
+The signatures in the PDF
      pdfsig -dump signed.pdf          (poppler-utils; NSS decides about trust)
 """
 
@@ -33,25 +33,25 @@ _CMS_IN_PDF = """\
 """
 
 _CMS = """
-1. Detached signature {number}
+Detached signature {number}
      openssl cms -verify -binary -inform DER -in signed-{number}.p7s -content document.bin \\
          -certfile certificates/{number}.pem -noverify -out /dev/null
 """
 
 _STAMP = """
-2. Timestamp of signature {number} ({authority}, {qualified})
+Timestamp of signature {number} ({authority}, {qualified})
      openssl ts -reply -in timestamps/{number}.tsr -text
    With the authority's root certificate:
      openssl ts -verify -in timestamps/{number}.tsr -digest {digest} -CAfile tsa-root.pem
 """
 
 _LOG = """
-3. The log
+The log
    log/entries/*.json are log entries, byte for byte. log/proofs/*.tlog-proof prove that each is in the append-only
    log "{origin}" under a checkpoint that the log signed (formats: c2sp.org/tlog-proof, c2sp.org/tlog-checkpoint,
    RFC 6962 hashing). Any tlog-proof verifier takes an entry, its proof, and a key of log/keys.txt.
 
-4. All of it at once
+All of it at once
      outlast verify THIS.zip
 """
 
