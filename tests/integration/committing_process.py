@@ -49,7 +49,7 @@ class MortalStore(SqliteStore):
 
     death = Death("", 0)
 
-    def _flush(self, needs: Needs, plan: Plan) -> None:
+    def _stage(self, needs: Needs, plan: Plan) -> WriteSet | None:
         self.death.at("before-begin")
 
         def planned(snapshot: Snapshot) -> WriteSet:
@@ -58,7 +58,10 @@ class MortalStore(SqliteStore):
             self.death.at("after-plan")
             return write
 
-        super()._flush(needs, planned)
+        return super()._stage(needs, planned)
+
+    def _commit(self, write: WriteSet) -> None:
+        super()._commit(write)
         self.death.at("after-commit")
 
     def _write(self, write: WriteSet) -> None:

@@ -49,8 +49,8 @@ from outlast.core.store.port import (
 
 log = logging.getLogger("outlast.commit")
 
-MAX_FLUSH = 512
-"""Most submissions in one transaction: bounds its duration."""
+MAX_FLUSH = 256
+"""Most submissions in one transaction: bounds how long it takes, and holds up the event loop (about 20 ms)."""
 
 MAX_WAITING = 8192
 """Most submissions waiting for a flush; more are refused as overloaded."""

@@ -67,7 +67,7 @@ _FROM_URL = bytes.maketrans(b"-_", b"+/")
 def context(*parts: str) -> bytes:
     """Texts as unambiguous bytes (each with its length before it), to bind a ciphertext to where it belongs."""
     encoded = [part.encode() for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in encoded])
 
 
 class KeyWrapper(Protocol):
