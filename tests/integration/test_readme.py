@@ -46,9 +46,7 @@ def run(command: str, folder: pathlib.Path) -> str:
 def send(command: str, folder: pathlib.Path, port: int, token: str, document: str) -> Any:
     """Do what a curl command of the tour says, without needing curl."""
     words = shlex.split(command.replace("$TOKEN", token).replace("<id>", document))
-    headers = dict(
-        word.split(": ", 1) for flag, word in itertools.pairwise(words) if flag == "-H"
-    )
+    headers = dict(word.split(": ", 1) for flag, word in itertools.pairwise(words) if flag == "-H")
     if "-d" in words:
         body = words[words.index("-d") + 1].encode()
     else:
