@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import pathlib
-import signal
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -99,7 +99,7 @@ def postgres_server(free_ports: Callable[[], int]) -> Iterator[PostgresServer]:
         server.start()
         yield server
     finally:
-        server.stop()
+        server.kill()  # nobody needs what a shutdown would still write
         shutil.rmtree(folder, ignore_errors=True)
 
 

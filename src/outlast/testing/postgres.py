@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from outlast.testing.servers import ServerFailed
 
@@ -82,7 +84,7 @@ class PostgresServer:
                 stderr=subprocess.STDOUT,
                 cwd=self.data,
                 start_new_session=True,
-                **_as_user(),  # type: ignore[arg-type]  # Popen's own names
+                **_as_user(),
             )
         self._wait()
 
@@ -117,7 +119,7 @@ class PostgresServer:
             text=True,
             cwd=self.data,
             timeout=START_TIMEOUT_S,
-            **_as_user(),  # type: ignore[call-overload]  # subprocess's own names
+            **_as_user(),
         )  # fmt: skip
         if done.returncode:
             raise ServerFailed(f"initdb failed:\n{done.stdout}{done.stderr}")
@@ -178,15 +180,13 @@ def _reachable(path: Path) -> bool:
     return all(part.stat().st_mode & 0o001 for part in (path / "bin", path, *path.parents))
 
 
-def _as_user() -> dict[str, object]:
+def _as_user() -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     return {"user": "nobody", "group": _nobody_group(), "extra_groups": []}
 
 
 def _nobody_group() -> int:
-    import pwd
-
     return pwd.getpwnam("nobody").pw_gid
 
 

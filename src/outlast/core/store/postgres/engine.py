@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 
-from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable
+from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable, Unknown
 from outlast.core.store.port import (
     Head,
     JobCounts,
@@ -34,7 +35,7 @@ from outlast.core.store.port import (
     StreamKey,
     StreamRow,
 )
-from outlast.core.store.postgres.failure import RETRY_S, translated, unknown
+from outlast.core.store.postgres.failure import RETRY_S, busy, translated, unknown
 from outlast.core.store.postgres.rows import load_arguments, snapshot_of, write_arguments
 from outlast.core.store.postgres.session import (
     READ_TIMEOUT_S,
@@ -140,29 +141,28 @@ class PostgresStore:
                 await asyncio.wait([commit])
                 raise
         if done != "COMMIT":
-            raise Unavailable("storage-error", "the server rolled a commit back", retry_after_s=RETRY_S)
+            raise Unavailable(
+                "storage-error", "the server rolled a commit back", retry_after_s=RETRY_S
+            )
         if self._unconfirmed:
             raise unknown("no standby has confirmed it")
 
     async def _roll_back(self, db: asyncpg.Connection[Any], error: BaseException) -> None:
-        """Make the session fit for the next flush, or have the next one open its own."""
-        if isinstance(error, OutlastError | Exception) and not db.is_closed():
-            try:
-                async with asyncio.timeout(ROLLBACK_LIMIT_S):
-                    if db.is_in_transaction():
-                        await db.execute("ROLLBACK")
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                self._abandon()
-        else:
+        """Make the session fit for the next flush, or have that one open its own."""
+        # What is wrong may be the session's: another primary by now, a plan for tables since changed.
+        if isinstance(error, Unavailable | Unknown) or not isinstance(error, Exception):
             self._abandon()
-        if isinstance(error, Unavailable):
-            self._abandon()  # what is wrong may be this session's: another primary, a stale plan
+            return
+        try:
+            async with asyncio.timeout(ROLLBACK_LIMIT_S):
+                if db.is_in_transaction():
+                    await db.execute("ROLLBACK")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self._abandon()
 
     async def _connected(self) -> asyncpg.Connection[Any]:
         if self._writer is None or self._writer.is_closed():
-            self._writer = await connect_writer(
-                self._dsn, self._q, allow_unsafe=self._allow_unsafe
-            )
+            self._writer = await connect_writer(self._dsn, self._q, allow_unsafe=self._allow_unsafe)
             self._writer.add_log_listener(self._heard)
         return self._writer
 
@@ -176,25 +176,18 @@ class PostgresStore:
             writer.terminate()
 
     async def prune(self, *, idempotency_before_ms: int, jobs_before_ms: int) -> int:
-        async with self._writing:
-            db = await self._connected()
-            with translated():
-                async with db.transaction():
-                    if not await db.fetchval(self._q["prune_alone"]):
-                        return 0
-                    gone: int = await db.fetchval(
-                        self._q["prune_idempotency"], idempotency_before_ms
-                    )
-                    gone += await db.fetchval(self._q["prune_jobs"], jobs_before_ms)
-                    return gone
+        gone = 0
+        async with self._session() as db, db.transaction():
+            if await db.fetchval(self._q["prune_alone"]):
+                gone += await db.fetchval(self._q["prune_idempotency"], idempotency_before_ms)
+                gone += await db.fetchval(self._q["prune_jobs"], jobs_before_ms)
+        return gone
 
     async def pin(self, name: str, value: str) -> None:
         """Agree with the other nodes on a value, for good; raises Refused ``site-differs``."""
-        async with self._writing:
-            db = await self._connected()
-            with translated():
-                await db.execute(self._q["pin"], name, value)
-                pinned = await db.fetchval(self._q["pinned"], name)
+        async with self._session() as db:
+            await db.execute(self._q["pin"], name, value)
+            pinned = await db.fetchval(self._q["pinned"], name)
         if pinned != value:
             raise Refused(
                 "site-differs",
@@ -202,6 +195,21 @@ class PostgresStore:
                 hint="Give every node of a site the same [site] name and a copy of the first node's secrets folder.",
                 scope="site",
             )
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+        """The writing session, for what is no flush."""
+        async with self._writing:
+            db = await self._connected()
+            limit = asyncio.get_running_loop().call_later(FLUSH_LIMIT_S, db.terminate)
+            try:
+                with translated():
+                    yield db
+            except Unavailable:
+                self._abandon()
+                raise
+            finally:
+                limit.cancel()
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -275,9 +283,15 @@ class PostgresStore:
     async def _read(self, name: str, *args: object) -> list[Any]:
         assert self._pool is not None
         with translated():
-            async with self._pool.acquire(timeout=POOL_WAIT_S) as db:
+            try:
+                db = await self._pool.acquire(timeout=POOL_WAIT_S)
+            except TimeoutError:
+                raise busy(f"no session for reading came free in {POOL_WAIT_S:g} s") from None
+            try:
                 rows: list[Any] = await db.fetch(self._q[name], *args)
                 return rows
+            finally:
+                await self._pool.release(db)
 
     async def close(self) -> None:
         async with self._writing:

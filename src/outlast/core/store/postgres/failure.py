@@ -42,13 +42,6 @@ def translate(error: Exception, *, committing: bool = False) -> OutlastError:
     """An error of asyncpg as one of ours; ``committing``: COMMIT had been sent."""
     if isinstance(error, asyncpg.DataError | UnicodeEncodeError):
         return _unstorable(str(error))
-    if isinstance(error, asyncpg.ClientConfigurationError):
-        return Refused(
-            "store-dsn-invalid",
-            "the address of the database cannot be understood",
-            hint="It looks like postgresql://user:password@host:5432/database (in a password, / is %2F and @ is %40).",
-            scope="site",
-        )
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return _read_only()
     if isinstance(error, ssl.SSLError):
@@ -71,6 +64,21 @@ def unknown(why: str) -> Unknown:
         f"the connection to the database was lost during a commit ({why})",
         hint="Repeat with the same Idempotency-Key: what was written is answered as the first time.",
         retry_after_s=RETRY_S,
+        scope="site",
+    )
+
+
+def busy(why: str) -> Unavailable:
+    """The database works, and has no room for this now."""
+    return _unavailable("storage-busy", f"the database is busy: {why}")
+
+
+def invalid_address() -> Refused:
+    """The DSN cannot be understood. What is wrong with it is not repeated: it may be a part of the password."""
+    return Refused(
+        "store-dsn-invalid",
+        "the address of the database cannot be understood",
+        hint="It looks like postgresql://user:password@host:5432/database (in a password, / is %2F and @ is %40).",
         scope="site",
     )
 
@@ -149,7 +157,7 @@ def _refusal(error: asyncpg.PostgresError, state: str) -> Refused | None:
 def _trouble(error: asyncpg.PostgresError, state: str) -> Unavailable:
     """What may go away by itself."""
     if state in _BUSY:
-        return _unavailable("storage-busy", f"the database is busy: {error}")
+        return busy(str(error))
     if state[:2] in _LOST_CLASSES or state == "25P03":
         return _unavailable("storage-unreachable", f"the database closed the connection: {error}")
     return _unavailable(

@@ -47,14 +47,17 @@ def snapshot_of(row: Sequence[Any], needs: Needs) -> Snapshot:
         streams={StreamKey(*item[:3]): StreamRow(*item[3:]) for item in map(tuple, streams)},
         idempotency={item[0]: IdempotencyRow(*item) for item in idempotency},
         jobs={item[0]: JobRow(*item) for item in jobs},
-        counters={name: value for name, value in counters},
+        counters=dict(counters),
         claimable=answers,
     )
 
 
 def write_arguments(write: WriteSet) -> list[object]:
     """The arguments of the query ``write``."""
-    new_streams, streams, new_jobs, jobs = [], [], [], []
+    new_streams: list[tuple[object, ...]] = []
+    streams: list[tuple[object, ...]] = []
+    new_jobs: list[tuple[object, ...]] = []
+    jobs: list[tuple[object, ...]] = []
     for key, row in write.streams.items():
         fields = (*key, row.version, row.label, row.state, row.last_index, row.updated_ms)
         (new_streams if key in write.new_streams else streams).append(fields)

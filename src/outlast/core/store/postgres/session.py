@@ -15,7 +15,7 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from outlast.core.errors import Refused
-from outlast.core.store.postgres.failure import translated
+from outlast.core.store.postgres.failure import invalid_address, translated
 from outlast.core.store.queries import load_migrations
 
 SCHEMA_PACKAGE = "outlast.core.store.postgres.migrations"
@@ -71,7 +71,10 @@ async def connect_writer(
 ) -> asyncpg.Connection[Any]:
     """A session for flushes whose settings have been read back."""
     with translated():
-        connection = await asyncpg.connect(**arguments(dsn, WRITER_SETTINGS))
+        try:
+            connection = await asyncpg.connect(**arguments(dsn, WRITER_SETTINGS))
+        except ValueError:
+            raise invalid_address() from None
     try:
         await verify_settings(connection, queries, allow_unsafe=allow_unsafe)
     except BaseException:
