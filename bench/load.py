@@ -33,11 +33,13 @@ GRACE_S = 60.0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. Its answer must have the status ``expect`` and contain ``expect_text``."""
+    """One request. Its answer must have the status ``expect`` and contain ``expect_text``; turns with an answer
+    that contains ``note_text`` are noted."""
 
     path: str
     expect: int
     expect_text: str = ""
+    note_text: str = ""
     method: str = "POST"
     headers: dict[str, str] = {}
     body: bytes = b""
@@ -56,7 +58,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What came back. Rate and latencies are of whole turns, in the measured part. ``latencies_ms`` are in the
-    order in which turns ended, and only given for a run by count."""
+    order in which turns ended, and only given for a run by count; ``noted`` are indices into them."""
 
     per_s: float
     turns: int
@@ -66,6 +68,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     max_ms: float
     unexpected: str = ""
     latencies_ms: list[float] = []
+    noted: list[int] = []
 
 
 def _encode(step: Step, port: int) -> bytes:
@@ -87,7 +90,9 @@ class _Run:
         self.begun = 0
         self.start = time.perf_counter() + (0.0 if spec.turns else spec.warm_seconds)
         self.stop = float("inf") if spec.turns else self.start + spec.seconds
+        self.note = [step.note_text.encode() for step in spec.steps]
         self.latencies: list[float] = []
+        self.noted: list[int] = []
         self.statuses: dict[str, int] = {}
         self.unexpected = ""
 
@@ -108,6 +113,8 @@ class _Run:
         expected, text = self.expect[step]
         if (status != expected or text not in answer) and not self.unexpected:
             self.unexpected = answer[:2000].decode(errors="replace")
+        if self.note[step] and self.note[step] in answer:
+            self.noted.append(len(self.latencies))
 
     def finished(self, began: float) -> None:
         """Only a turn that began and ended within the measured part counts."""
@@ -207,6 +214,7 @@ async def _drive(spec: Spec) -> Load:
         max_ms=_at_ms(ordered, 1.0),
         unexpected=run.unexpected,
         latencies_ms=[1000 * s for s in run.latencies] if spec.turns else [],
+        noted=run.noted if spec.turns else [],
     )
 
 

@@ -289,6 +289,7 @@ async def test_tiles_are_served_as_named(http_site: Any) -> None:
     tile = await http_site.client.get(f"/log/tile/0/000.p/{size}")
     assert len(tile.content) == 32 * size
     assert "immutable" in tile.headers["cache-control"]
+    assert "public" not in tile.headers["cache-control"]  # this log needs an API key
     bundle = await http_site.client.get(f"/log/tile/entries/000.p/{size}")
     assert bundle.status_code == 200
     for wrong in ("0/0", "0/000.p/999", "00/000", "-1/000", "0/000/", "entries/000.p/0"):

@@ -18,10 +18,12 @@ provider that hangs (seen with httpcore2 2.16.2). `_ClosingBackend` closes it.
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpcore2
@@ -64,6 +66,36 @@ _HTTP_ERRORS = (
     httpcore2.NetworkError,
     httpcore2.ProtocolError,
 )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def checked_base(url: str, scope: str, *, plain_on_loopback: bool) -> str:
+    """A server's URL (scheme, host, port), if what goes there is protected by TLS, or by never leaving this machine.
+
+    Raises Refused ``config-invalid``.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    is_plain = plain_on_loopback and parts.scheme == "http" and is_loopback(host)
+    if not host or parts.username is not None or not (parts.scheme == "https" or is_plain):
+        also = ", or http on this machine" if plain_on_loopback else ""
+        raise Refused(
+            "config-invalid",
+            f"{scope!r}: its URL must be https with a host{also}, and without a user in it",
+            hint="Without TLS, credentials can be read on the way, and answers forged.",
+            scope=scope,
+        )
+    return url
 
 
 class Exchange:

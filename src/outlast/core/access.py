@@ -263,6 +263,9 @@ class Access:
     async def _submit(
         self, by: str, key_id: str, command: Command, idempotency: Idempotency | None
     ) -> Receipt:
+        if idempotency is not None:
+            # the stream is the site's, the key its caller's: others may have chosen the same
+            idempotency = Idempotency(f"{by}/{idempotency.key}", idempotency.body)
         return await self._committer.submit(
             Submission(
                 tenant=SITE_TENANT,

@@ -162,6 +162,26 @@ def body_digest(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 
+async def recall(store: Store, tenant: str, idempotency: Idempotency) -> Receipt | None:
+    """The answer once given to a tenant's key, without deciding anything; None where there is none.
+
+    For callers that would refuse before they submit: whoever was told "accepted", and lost the answer, must not be
+    told "refused" when asking again. Raises Refused ``idempotency-key-reused``.
+    """
+    known = await store.idempotency(idempotency_digest(tenant, idempotency.key))
+    return None if known is None else _replayed(known, idempotency)
+
+
+def _replayed(known: IdempotencyRow, idempotency: Idempotency) -> Receipt:
+    if known.body != body_digest(idempotency.body):
+        raise Refused(
+            "idempotency-key-reused",
+            "this Idempotency-Key came earlier with another body",
+            hint="Use a fresh key for a different request.",
+        )
+    return msgspec.structs.replace(_decode_receipt(known.receipt), replayed=True)
+
+
 def needs_of(batch: Sequence[Work]) -> Needs:
     """What planning this batch will look at."""
     needs = Needs()
@@ -245,7 +265,7 @@ class _Flush:
         if work.idempotency is not None:
             digest = idempotency_digest(work.tenant, work.idempotency.key)
             if (known := self._known.get(digest)) is not None:
-                return self._replay(known, work.idempotency)
+                return _replayed(known, work.idempotency)
         finished = self._finished(work.tenant, work.finish) if work.finish is not None else None
         decider, key = self._deciders.of(work.kind), work.key
         row = self._row(key)
@@ -425,15 +445,6 @@ class _Flush:
         row = IdempotencyRow(digest, body_digest(idempotency.body), _encode(receipt), self._now_ms)
         self._known[digest] = row
         self._write.idempotency.append(row)
-
-    def _replay(self, known: IdempotencyRow, idempotency: Idempotency) -> Receipt:
-        if known.body != body_digest(idempotency.body):
-            raise Refused(
-                "idempotency-key-reused",
-                "this Idempotency-Key came earlier with another body",
-                hint="Use a fresh key for a different request.",
-            )
-        return msgspec.structs.replace(_decode_receipt(known.receipt), replayed=True)
 
 
 class _Staged(msgspec.Struct):

@@ -7,6 +7,7 @@ verifies. Nothing it started runs on afterwards, however it ends.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -30,7 +31,8 @@ from outlast.gameday.verdict import judge
 from outlast.gameday.view import Actor, View
 
 MIN_REQUESTS, MAX_REQUESTS = 20, 10_000
-MAX_EXAMPLE_BYTES = 16 * 1024 * 1024
+PLAIN_COLUMNS = 100
+"""Width of the table where there is no terminal to ask."""
 EXIT_NOT_PROVEN = 1
 EXIT_STOPPED = 130
 """As shells have it for Ctrl-C."""
@@ -62,7 +64,7 @@ def run_demo(options: DemoOptions) -> int:
     documents = find_examples(options.examples)
     folder = Folder(options.data)
     folder.prepare()
-    console = Console(stderr=options.json, highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = _console(options.json)
     try:
         with asyncio.Runner() as runner:
             summary = runner.run(_stoppable(_run(options, folder, documents, console)))
@@ -73,6 +75,14 @@ def run_demo(options: DemoOptions) -> int:
     if options.json:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     return 0 if summary.ok else EXIT_NOT_PROVEN
+
+
+def _console(is_json: bool) -> Console:
+    """Standard output; standard error where that one is for programs."""
+    console = Console(stderr=is_json, highlight=False)
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console.width = PLAIN_COLUMNS
+    return console
 
 
 async def _stoppable(work: Coroutine[None, None, Summary]) -> Summary:

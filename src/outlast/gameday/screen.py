@@ -83,6 +83,8 @@ def _tell(view: View, told: int, console: Console) -> int:
 
 def progress_line(view: View) -> str:
     """Where it stands, in one line."""
+    if view.to_verify:
+        return f"verified {view.verified}/{view.to_verify}"
     record = view.record
     parts = [
         f"accepted {view.ledger.accepted}/{view.wanted}",
@@ -93,8 +95,6 @@ def progress_line(view: View) -> str:
     ]
     if view.trouble:
         parts.append(view.trouble)
-    if view.to_verify:
-        parts.append(f"verified {view.verified}/{view.to_verify}")
     return ", ".join(parts)
 
 

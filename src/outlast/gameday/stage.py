@@ -76,6 +76,7 @@ authorities = ["tsa-1", "tsa-2"]
 owe_timestamp = true             # no authority answers: release it, and owe the timestamp
 timestamp_patience_ms = {patience_ms}
 timestamp_deadline_s = {deadline_s}
+reserve_bytes = 6144             # room in the file for a signature and its timestamp; these have 2,300 bytes
 """
 
 _TSA = """\

@@ -7,17 +7,16 @@ nothing happened) or Unknown.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 
 import msgspec
 
 from outlast.core.blobref import BlobRef
-from outlast.core.commit import Idempotency, Receipt, Submission
+from outlast.core.commit import Idempotency, Receipt, Submission, recall
 from outlast.core.decider import Command
 from outlast.core.envelope import context
-from outlast.core.errors import OutlastError, Refused
+from outlast.core.errors import OutlastError, Refused, Unavailable
 from outlast.core.ids import Ids
 from outlast.core.store.port import Store, StreamItem, StreamKey
 from outlast.signing.classes import DocumentClass, Format
@@ -28,6 +27,7 @@ from outlast.signing.model import key as keys
 from outlast.signing.model import request as requests
 from outlast.signing.model.key import Binding
 from outlast.signing.model.request import Place
+from outlast.signing.pdf.refusals import too_many_pages
 from outlast.signing.pdf.slots import SignatureFields, check_fields
 from outlast.signing.views import (
     DocumentView,
@@ -182,7 +182,7 @@ class Signing:
     async def _add(self, taken: TakenIn, submission: Submission) -> Receipt:
         try:
             receipt = await self._world.door.submit(submission)
-        except Refused:
+        except (Refused, Unavailable):  # Unknown: it may be on record, so its bytes stay
             await self._intake.forget(taken)
             raise
         if receipt.replayed:
@@ -207,29 +207,18 @@ class Signing:
     async def request(
         self, caller: Caller, ask: SignatureAsk, idempotency: Idempotency | None = None
     ) -> Receipt:
-        """Accept a request for signatures. Receipt.stream is its id."""
-        with self._admit(caller.tenant):
-            return await self._world.door.submit(await self._asked(caller, ask, idempotency))
-
-    async def request_many(
-        self, caller: Caller, asks: Sequence[SignatureAsk], idempotency: Idempotency | None = None
-    ) -> list[BulkResult]:
-        """Accept many at once; each succeeds or fails alone. Item i is idempotent under ``key/i``."""
-        if not 0 < len(asks) <= MAX_BULK:
-            raise Refused("bulk-size", f"a bulk call has 1 to {MAX_BULK} requests")
-
-        async def one(i: int, ask: SignatureAsk) -> BulkResult:
-            key = None
-            if idempotency is not None:
-                key = Idempotency(f"{idempotency.key}/{i}", msgspec.json.encode(ask))
-            try:
-                submission = await self._asked(caller, ask, key)
-                return BulkResult(receipt=await self._world.door.submit(submission))
-            except OutlastError as error:
-                return BulkResult(error=error)
-
-        with self._admit(caller.tenant):
-            return await asyncio.gather(*(one(i, ask) for i, ask in enumerate(asks)))
+        """Accept a request for signatures. Receipt.stream is its id. Repeated with its idempotency key it gets its
+        first answer, also where it would be refused by now."""
+        try:
+            with self._admit(caller.tenant):
+                return await self._world.door.submit(await self._asked(caller, ask, idempotency))
+        except (Refused, Unavailable):
+            if idempotency is None:
+                raise
+            known = await recall(self._store, caller.tenant, idempotency)
+            if known is None:
+                raise
+            return known
 
     async def get(self, caller: Caller, request_id: str) -> RequestView:
         """A request as it stands."""
@@ -367,6 +356,7 @@ class Signing:
         world = self._world
         document_class = world.class_of(ask.class_name)
         document = await world.document(caller.tenant, ask.document)
+        _check_bounds(document, document_class)
         format_ = ask.format or ("pades" if document.media_type == PDF else "cms")
         if format_ == "pades" and document.media_type != PDF:
             raise Refused("not-a-pdf", "only a PDF can be signed as PAdES", hint="Ask for cms.")
@@ -453,6 +443,17 @@ class Signing:
             command=command,
             flags=caller.flags,
         )
+
+
+def _check_bounds(document: documents.Document, document_class: DocumentClass) -> None:
+    """Refuse what intake would have refused, had the document come in under this class."""
+    if document.blob.size > document_class.max_bytes:
+        raise Refused(
+            "body-too-large",
+            f"class {document_class.name!r} takes documents of at most {document_class.max_bytes} bytes",
+        )
+    if document.pages > document_class.max_pages:
+        raise too_many_pages(document_class.max_pages)
 
 
 def _check_texts(details: Details) -> None:

@@ -1,12 +1,13 @@
 """The bytes a signature goes on: the document as intake locked it, or the revision signed before.
 
 Small documents are held in memory; larger ones are read twice, once to hash and once to copy, so that memory does
-not grow with them. Every reading is compared with the SHA-256 on record.
+not grow with them. Where one must be in memory whole (to prepare another revision), a few at a time are. Every reading is compared with the SHA-256 on record.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
 
@@ -56,9 +57,22 @@ async def load_source(world: World, tenant: str, request: Request, place: int) -
         if document.prepared is not None and before is None and options == usual:
             prepared = Prepared.from_bytes(await world.bodies.read(tenant, document.prepared))
         if prepared is None or prepared.reserved_bytes != options.reserve_bytes:
-            whole = body if body is not None else await world.bodies.read(tenant, ref)
-            prepared = await world.prepare(whole, options)
+            prepared = await _prepared(world, tenant, ref, body, options)
     return Source(tenant, ref, hashed, body, prepared)
+
+
+async def _prepared(
+    world: World, tenant: str, ref: BlobRef, body: bytes | None, options: PrepareOptions
+) -> Prepared:
+    if body is not None:
+        return await world.prepare(body, options)
+    async with whole(world, ref):
+        return await world.prepare(await world.bodies.read(tenant, ref), options)
+
+
+def whole(world: World, ref: BlobRef) -> AbstractAsyncContextManager[None]:
+    """To be held around a document that is in memory whole."""
+    return world.large() if ref.size > IN_MEMORY_BYTES else nullcontext()
 
 
 async def store_with(world: World, source: Source, appended: bytes) -> BlobRef:

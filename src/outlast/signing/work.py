@@ -45,7 +45,7 @@ from outlast.signing.pdf.revision import (
     fill,
     signed_revision,
 )
-from outlast.signing.source import Source, load_source, revision_of, store_with
+from outlast.signing.source import Source, load_source, revision_of, store_with, whole
 from outlast.signing.stamping import Stamped, nobody, obtain_token, record_of
 from outlast.signing.world import World
 
@@ -158,12 +158,6 @@ class Handlers:
         signature = request.signatures[place]
         if signature.timestamp not in ("owed", "missed"):
             return
-        if request.label in ("queued", "signing", "signed"):
-            raise Unavailable(
-                "later-signatures-pending",
-                "the timestamp goes into the file with all of its signatures",
-                retry_after_s=WAIT_FOR_LATER_SIGNATURES_S,
-            )
         now_ms = world.clock.now_ms()
         if signature.timestamp == "owed" and now_ms >= signature.timestamp_due_ms:
             await self._submit(job, MissTimestamp(at_ms=now_ms, place=place))
@@ -172,12 +166,21 @@ class Handlers:
                 "no authority gave the owed timestamp before its deadline",
                 hint="Replay this job once an authority answers; the late timestamp is then added.",
             )
-        await self._settle(job, request, place)
-
-    async def _settle(self, job: Job, request: Request, place: int) -> None:
+        if request.label in ("queued", "signing", "signed"):
+            raise Unavailable(
+                "later-signatures-pending",
+                "the timestamp goes into the file with all of its signatures",
+                retry_after_s=WAIT_FOR_LATER_SIGNATURES_S,
+            )
         holder = _holder(request, place)
         revision = request.signatures[holder].revision
         assert revision is not None, "what owes a timestamp has a file"
+        async with whole(world, revision.blob):
+            await self._settle(job, request, place, holder, revision)
+
+    async def _settle(
+        self, job: Job, request: Request, place: int, holder: int, revision: Revision
+    ) -> None:
         document = await self._world.bodies.read(job.tenant, revision.blob)
         alone = request.format == "cms" or (holder == place and _owes_only(request, place))
         settled = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -99,7 +100,8 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """See the module. ``regions`` tells where a provider is; ``actor`` signs what handlers do."""
+    """See the module. ``regions`` tells where a provider is; ``actor`` signs what handlers do; ``large()`` is held
+    around a document above `source.IN_MEMORY_BYTES` that must be in memory whole, and bounds how many are."""
 
     clock: Clock
     door: Door
@@ -118,6 +120,7 @@ class World:
     signer_router: Router
     authority_router: Router
     actor: str = "worker"
+    large: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
     async def request(self, tenant: str, request_id: str) -> request.Request:
         """A signature request; raises Refused ``request-not-found``."""

@@ -91,9 +91,8 @@ class Desk:
             authority_router=Router(self.clock, dict.fromkeys(self.authorities, health)),
         )
         self.denials: dict[str, str] = {}
-        self.signing = Signing(
-            self.world, self.store, Intake(self.bodies, _examine, spool), self.ids, _admit
-        )
+        self.intake = Intake(self.bodies, _examine, spool)
+        self.signing = Signing(self.world, self.store, self.intake, self.ids, _admit)
         self.kinds = kinds(self.world)
         self.ca: Authority = make_ca("desk CA", "ecdsa-p256-sha256", self.clock)
         self.errors: list[OutlastError] = []

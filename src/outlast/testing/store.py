@@ -216,6 +216,10 @@ class MemoryStore:
         self._check_open()
         return self.disk.streams.get(key)
 
+    async def idempotency(self, digest: bytes) -> IdempotencyRow | None:
+        self._check_open()
+        return self.disk.idempotency.get(digest)
+
     async def streams(
         self,
         tenant: str,

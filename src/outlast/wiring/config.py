@@ -43,7 +43,7 @@ class HttpSection(_Section, frozen=True, kw_only=True):
 
 class WorkSection(_Section, frozen=True, kw_only=True):
     """The worker. ``workers`` false: accept and log only. ``max_backlog`` jobs may wait before the site says
-    it is overloaded. ``sandboxes`` is the number of processes that look into PDFs (0: one per core)."""
+    it is overloaded. ``sandboxes`` is the number of processes that look into PDFs (0: two)."""
 
     enabled: bool = True
     concurrency: int = 64
@@ -175,6 +175,12 @@ def load_config(path: Path) -> Config:
 
 def check(config: Config) -> Config:
     """The configuration, if its parts fit together; raises Refused ``config-invalid``."""
+    for twice in sorted(config.providers.keys() & config.authorities.keys()):
+        raise Refused(
+            "config-invalid",
+            f"{twice!r} is the name of a provider and of an authority",
+            hint="Policy, residency and health go by these names: give each its own.",
+        )
     for name, document_class in config.classes.items():
         for kind, names, known in (
             ("provider", document_class.providers, config.providers),

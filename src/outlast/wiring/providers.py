@@ -71,7 +71,10 @@ def _transit(name: str, provider: TransitProvider) -> Signer:
     token_file = Path(provider.token_file)
     context = None
     if provider.ca_file:
-        context = ssl.create_default_context(cafile=provider.ca_file)
+        try:
+            context = ssl.create_default_context(cafile=provider.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise _unusable(name, f"its CA file cannot be used: {error}") from error
     return TransitSigner(
         provider.url,
         lambda: read_secret(token_file).decode(),

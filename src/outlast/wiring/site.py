@@ -8,6 +8,7 @@ in one process (tests do that).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from outlast.adapters.blob.filesystem import FilesystemBlobs
 from outlast.core.access import Access, ApiKeyDecider, Authenticator
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.blobs import Blobs
-from outlast.core.clock import Clock, HybridClock, SystemClock
+from outlast.core.clock import Clock, HybridClock, SystemClock, hlc_ms
 from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
 from outlast.core.envelope import Envelope
@@ -41,6 +42,8 @@ from outlast.core.work.runner import Runner
 from outlast.operations.model.mode import Limits as ModeLimits
 from outlast.operations.model.mode import ModeDecider
 from outlast.operations.model.provider import ProviderDecider
+from outlast.ports.keys import Signer
+from outlast.ports.timestamp import TimestampAuthority
 from outlast.signing.api import Caller, Signing
 from outlast.signing.evidence.bundle import Evidence
 from outlast.signing.intake import Intake
@@ -73,8 +76,11 @@ from outlast.wiring.rootkeys import database, load_log_key, load_root_keys
 from outlast.wiring.upkeep import keep_pruning
 from outlast.wiring.watch import Watch
 
+log = logging.getLogger("outlast.site")
 T = TypeVar("T")
 DEFAULT_TENANT = "default"
+LARGE_DOCUMENTS = 2
+"""Documents above 1 MiB that jobs hold in memory whole at a time."""
 
 SIGNER_HEALTH = ProviderConfig(breaker=BreakerConfig(check_first=True))
 LOCAL_HEALTH = ProviderConfig(
@@ -148,7 +154,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     Raises Refused for what is wrong with the configuration, the secrets or the database (in use, schema newer
     than this program), each saying what to do.
     """
-    clock = clock or SystemClock()
+    system_clock = SystemClock()
+    clock = clock or system_clock
     entropy = EntropyPool()
     ids = Ids(clock, entropy)
     data = config.data
@@ -157,6 +164,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     envelope, log_key = Envelope(load_root_keys(config, entropy), entropy), load_log_key(config)
     store = await SqliteStore.open(database(config))
     try:
+        # a wall clock that was set back while we were down must not take us behind our own record
+        system_clock.resume(hlc_ms((await store.head()).hlc))
         blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         try:
@@ -171,14 +180,29 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     blobs,
                     sandbox,
                 )
-                await site.watch.start()
-                await _ensure_default_key(site)
-                yield site
-                await site.committer.drain()
+                try:
+                    await site.watch.start()
+                    await _ensure_default_key(site)
+                    yield site
+                    await site.committer.drain()
+                finally:
+                    await _close_providers(site)
         finally:
             blobs.close()
     finally:
         await store.close()
+
+
+async def _close_providers(site: Site) -> None:
+    providers: list[Signer | TimestampAuthority] = [
+        *site.world.signers.values(),
+        *site.world.authorities.values(),
+    ]
+    for provider in providers:
+        try:
+            await provider.aclose()
+        except Exception:  # the others are closed all the same
+            log.exception("a provider did not close")
 
 
 def _assemble(
@@ -210,6 +234,7 @@ def _assemble(
         _, prepared = await sandbox.examine(pdf, _NO_LIMITS, options)
         return prepared
 
+    large = asyncio.Semaphore(LARGE_DOCUMENTS)
     world = World(
         clock=clock,
         door=committer,
@@ -228,6 +253,7 @@ def _assemble(
         signer_router=Router(clock, {name: _health(config.providers[name]) for name in signers}),
         authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
         actor=f"site:{config.site.name}",
+        large=lambda: large,
     )
     archive = TileArchive(data_log(config))
 

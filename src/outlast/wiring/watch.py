@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,8 +18,9 @@ from outlast.core.commit import Receipt, Submission
 from outlast.core.decider import Command, Deciders
 from outlast.core.errors import OutlastError, Refused
 from outlast.core.publish import Publisher
+from outlast.core.routing.changes import HealthChange
 from outlast.core.routing.outcome import OK, outcome_of
-from outlast.core.routing.router import Call, Router
+from outlast.core.routing.router import MAX_CHANGES, Call, Router
 from outlast.core.store.port import Store, StreamKey, WriteSet
 from outlast.operations.model import mode as modes
 from outlast.operations.model import provider as providers
@@ -66,6 +68,7 @@ class Watch:
         self._deciders = deciders
         self._limits = limits
         self._local = local
+        self._noticed: deque[HealthChange] = deque(maxlen=MAX_CHANGES)
         self.mode = SiteMode()
         self.backlog = 0
         self.owed = 0
@@ -158,9 +161,8 @@ class Watch:
         self._start_checks(group)
         world = self._world
         for router in (world.signer_router, world.authority_router):
-            for change in router.changes():
-                note = providers.NoteHealth(at_ms=world.clock.now_ms(), change=change)
-                await self._submit(providers.KIND, change.provider, note)
+            self._noticed.extend(router.changes())
+        await self._record_noticed()
         assess = modes.AssessMode(
             at_ms=world.clock.now_ms(),
             observed=self.observed(),
@@ -170,6 +172,14 @@ class Watch:
         asked = modes.assess(assess.observed, self._limits, self.mode.label)
         if asked.mode != self.mode.label and not self.mode.held:
             await self._submit(modes.KIND, modes.STREAM, assess)
+
+    async def _record_noticed(self) -> None:
+        """Routing hands out each change once: one that cannot be written now stays first in line."""
+        while self._noticed:
+            change = self._noticed[0]
+            note = providers.NoteHealth(at_ms=self._world.clock.now_ms(), change=change)
+            await self._submit(providers.KIND, change.provider, note)
+            self._noticed.popleft()
 
     def _start_checks(self, group: asyncio.TaskGroup) -> None:
         world = self._world

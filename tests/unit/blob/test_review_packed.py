@@ -7,10 +7,13 @@ import os
 import pathlib
 import threading
 
+import apsw
 import pytest
 
 from outlast.adapters.blob.filesystem import FilesystemBlobs
 from outlast.adapters.blob.filesystem.disk import Room
+from outlast.adapters.blob.filesystem.packed import PackedFile
+from outlast.core.errors import Unavailable
 from outlast.testing.desk import chunks
 
 pytestmark = pytest.mark.anyio
@@ -81,4 +84,31 @@ async def test_a_cancelled_large_put_closes_its_file_after_its_last_write(
     finally:
         leave.set()
         monkeypatch.undo()
+        blobs.close()
+
+
+@pytest.mark.parametrize(("cause", "lasts"), [("write", False), ("fsync", True)])
+async def test_a_disk_that_was_full_for_a_moment_is_written_to_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, cause: str, lasts: bool
+) -> None:
+    """SQLite says "disk I/O error" of some writes that found no room: only a failed sync is for ever."""
+    blobs = FilesystemBlobs(tmp_path / "blobs", min_free_bytes=0)
+    codes = {"write": apsw.SQLITE_IOERR_WRITE, "fsync": apsw.SQLITE_IOERR_FSYNC}
+    error = apsw.exception_for(codes[cause])
+
+    def fails(self: PackedFile, batch: object) -> None:
+        raise error
+
+    try:
+        with monkeypatch.context() as full:
+            full.setattr(PackedFile, "_add", fails)
+            full.setattr(Room, "is_exhausted", lambda self: True)
+            with pytest.raises(Unavailable):
+                await blobs.put("first", chunks(b"1"))
+        if lasts:
+            with pytest.raises(Unavailable, match="storage-failed"):
+                await blobs.put("second", chunks(b"2"))
+        else:
+            assert await blobs.put("second", chunks(b"2")) == 1
+    finally:
         blobs.close()

@@ -234,6 +234,20 @@ async def test_dead_job_is_on_record(error: Exception, attempts: int) -> None:
     await audit(bench.store, DECIDERS)
 
 
+async def test_job_that_ends_its_process_is_buried() -> None:
+    """Claimed again and again by workers that died of it, a job becomes a dead letter and is not tried once more."""
+    bench, handler = Bench(), Scripted()
+    await bench.enqueue()
+    for _ in range(POLICY.attempts):
+        claim = Claim(worker="w", kinds=(JOB,), limit=1, now_ms=bench.clock.now_ms(), ttl_ms=10)
+        assert len(await bench.committer.claim(claim)) == 1
+        bench.clock.advance(1_000)
+    async with bench.running(handler):
+        job = await bench.until_state("dead")
+    assert handler.jobs == []
+    assert job.error.startswith("Refused: job-exhausted")
+
+
 async def test_dead_job_runs_again_when_replayed() -> None:
     """A person's replay makes it ready with no attempts behind it."""
     bench, handler = Bench(), Scripted(Refused("wrong", "never"))

@@ -13,14 +13,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from outlast.core.asymmetric import generate_private_key, spki_der
+from outlast.core.clock import SystemClock
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
 from outlast.core.log.logkey import LogKey
 from outlast.core.log.proof import SUFFIX, format_proof, make_proof
+from outlast.core.pki import certificate_pem, issue, make_ca, private_key_pem
 from outlast.signing.api import Caller, PlaceAsk, SignatureAsk
 from outlast.signing.classes import DocumentClass
 from outlast.signing.evidence.unpack import unpack
-from outlast.surfaces.tsa.identity import ROOT_FILE
+from outlast.surfaces.tsa.identity import CERTIFICATE_FILE, KEY_FILE, ROOT_FILE
 from outlast.surfaces.tsa.server import TsaConfig, serve_tsa
 from outlast.testing.pdfs import plain_pdf
 from outlast.wiring.config import AuthoritySection, Config, SiteSection, check
@@ -178,6 +181,7 @@ async def _made(
         classes={"default": document_class},
     )
     if clock:
+        _make_lasting_identity(folder / "tsa")
         tasks.append(start(0))
         port = await listening
         if clock != "there":
@@ -206,6 +210,20 @@ async def _made(
         tsa_root=_der(tsa_root) if tsa_root.exists() else b"",
         log_keys=site.log_vkeys,
     )
+
+
+def _make_lasting_identity(folder: pathlib.Path) -> None:
+    """An authority whose certificate outlives the signers'."""
+    now, name = SystemClock(), "Lasting TSA"
+    root, key = (
+        make_ca(f"{name} root", "ecdsa-p256-sha256", now),
+        generate_private_key("ecdsa-p256-sha256"),
+    )
+    certificate = issue(root, name, spki_der(key), "tsa", now, validity_days=3000)
+    folder.mkdir()
+    (folder / KEY_FILE).write_bytes(private_key_pem(key))
+    (folder / CERTIFICATE_FILE).write_bytes(certificate_pem(certificate))
+    (folder / ROOT_FILE).write_bytes(certificate_pem(root.certificate))
 
 
 async def _signed(site: Site, signatures: int, is_pdf: bool) -> str:

@@ -103,6 +103,16 @@ def test_an_owed_timestamp_stays_open(owing: Any) -> None:
     assert verdict.verdict == "indeterminate"
 
 
+@pytest.mark.slow
+def test_a_timestamp_outlives_the_signer_s_certificate(pades: Any, stamped: Any) -> None:
+    """Years later the signer's certificate is over: a trusted timestamp from before then still carries the
+    signature, and without one it stands no longer."""
+    later_ms = SystemClock().now_ms() + 800 * 86_400_000
+    assert judge(stamped, now_ms=later_ms).verdict == "valid"
+    verdict = judge(pades, now_ms=later_ms)
+    assert [c.name for c in verdict.checks if c.outcome == "fail"] == ["trust"]
+
+
 def test_a_key_that_is_no_key_is_refused(pades: Any) -> None:
     """A caller's own mistake is an error, not a verdict on the bundle."""
     with pytest.raises(Refused) as refused:

@@ -239,6 +239,7 @@ def test_approval_queues_the_job() -> None:
     assert state.label == "queued"
     given(APPROVAL, approved).when(APPROVE).nothing()
     given(REQUESTED).when(APPROVE).nothing()
+    given(APPROVAL, CANCELLED).when(APPROVE).refused("request-closed")
 
 
 def test_nobody_approves_what_they_asked_for() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from outlast.testing.desk import Desk
+from outlast.core.commit import Idempotency
+from outlast.core.errors import Refused, Unavailable
+from outlast.signing.api import PlaceAsk, SignatureAsk, Signing
+from outlast.testing.desk import CALLER, Desk
 from outlast.testing.keys import Fault
 from outlast.testing.pdfs import plain_pdf
 
@@ -79,3 +84,67 @@ async def test_a_fresh_timestamp_that_does_not_fit_is_owed_where_the_class_permi
     request = await desk.request(request_id)
     assert request.label == "completed", request.reason
     assert request.signatures[0].timestamp == "present"
+
+
+def key(name: str) -> Idempotency:
+    """A caller's key, with the body it came with."""
+    return Idempotency(name, b"body")
+
+
+async def test_a_repeated_request_gets_its_answer_though_it_would_be_refused_now(
+    tmp_path: Path,
+) -> None:
+    """The answer was lost, the key disabled since: "refused" would make the caller have it signed elsewhere too."""
+    desk = Desk(tmp_path)
+    await desk.enrol()
+    ask = SignatureAsk(document=await desk.upload(plain_pdf()))
+    first = await desk.signing.request(CALLER, ask, key("k"))
+    await desk.signing.disable_key(CALLER, "seal")
+    again = await desk.signing.request(CALLER, ask, key("k"))
+    assert (again.stream, again.replayed) == (first.stream, True)
+    with pytest.raises(Refused, match="key-disabled"):
+        await desk.signing.request(CALLER, ask, key("fresh"))
+    with pytest.raises(Refused, match="idempotency-key-reused"):
+        await desk.signing.request(CALLER, ask, Idempotency("k", b"another body"))
+
+
+async def test_a_repeated_request_gets_its_answer_from_a_site_that_takes_nothing_new(
+    tmp_path: Path,
+) -> None:
+    """Read-only says "nothing was accepted": never to somebody whose request was."""
+    desk = Desk(tmp_path)
+    await desk.enrol()
+    ask = SignatureAsk(document=await desk.upload(plain_pdf()))
+    first = await desk.signing.request(CALLER, ask, key("k"))
+
+    @contextmanager
+    def closed(tenant: str) -> Iterator[None]:
+        if tenant:
+            raise Unavailable("read-only", "nothing was accepted")
+        yield
+
+    signing = Signing(desk.world, desk.store, desk.intake, desk.ids, closed)
+    again = await signing.request(CALLER, ask, key("k"))
+    assert (again.stream, again.replayed) == (first.stream, True)
+    with pytest.raises(Unavailable, match="read-only"):
+        await signing.request(CALLER, ask, key("fresh"))
+
+
+async def test_a_missed_deadline_is_on_record_while_later_signatures_are_stuck(
+    tmp_path: Path,
+) -> None:
+    """The second signature finds no provider: the first one's timestamp is overdue all the same."""
+    desk = Desk(tmp_path, level="B-T", owe_timestamp=True, timestamp_deadline_s=20)
+    await desk.enrol()
+    for authority in desk.authorities.values():
+        authority.down = True
+    places = (PlaceAsk(), PlaceAsk())
+    request_id = await desk.ask(await desk.upload(plain_pdf()), signatures=places)
+    while (await desk.request(request_id)).signatures[0].timestamp != "owed":
+        await desk.work(rounds=1)
+    for signer in desk.signers.values():
+        signer.down = True
+    await desk.work(rounds=60, step_ms=1_000)
+    request = await desk.request(request_id)
+    assert request.label in ("queued", "signing")
+    assert request.signatures[0].timestamp == "missed"

@@ -3,7 +3,7 @@
 Speaks `ports.keys_http` over TLS 1.3 with a client certificate, to a server whose certificate must be of the configured
 CA and name. Each call carries its operation as Idempotency-Key, so a repeated operation gets the same signature.
 A refused connection is Unavailable at once; an appliance that takes the request and is silent is Unknown after
-``limits.answer_timeout_s``, or whenever the caller gives up..
+``limits.answer_timeout_s``, or whenever the caller gives up.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from outlast.adapters.exchange import Exchange, ExchangeLimits, Reply
+from outlast.adapters.exchange import Exchange, ExchangeLimits, Reply, checked_base
 from outlast.core.errors import OutlastError, Refused, Unavailable, Unknown
 from outlast.ports.keys import KeyInfo, SignRequest
 from outlast.ports.keys_checks import check_tbs, key_not_found
@@ -53,6 +53,7 @@ class RemoteSigner:
         limits: ExchangeLimits | None = None,
     ) -> None:
         self._name = name
+        base_url = checked_base(base_url, name, plain_on_loopback=False)
         self._exchange = Exchange(base_url, scope=name, ssl_context=ssl_context, limits=limits)
 
     async def sign(self, request: SignRequest) -> bytes:

@@ -24,7 +24,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from outlast.adapters.exchange import Exchange, ExchangeLimits, Reply
+from outlast.adapters.exchange import Exchange, ExchangeLimits, Reply, checked_base
 from outlast.core.asymmetric import algorithm_of, as_public_key, load_public_key, spki_der
 from outlast.core.errors import OutlastError, Refused, Unavailable, Unknown
 from outlast.ports.keys import KeyInfo, SignRequest
@@ -115,6 +115,7 @@ class TransitSigner:
         self._namespace = namespace
         self._token = token
         self._name = name
+        base_url = checked_base(base_url, name, plain_on_loopback=True)
         self._exchange = Exchange(base_url, scope=name, ssl_context=ssl_context, limits=limits)
         self._known: dict[str, KeyInfo] = {}
 

@@ -9,13 +9,12 @@ moved is a change of configuration. Credentials are sent over TLS or to this mac
 from __future__ import annotations
 
 import base64
-import ipaddress
 import os
 import ssl
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
-from outlast.adapters.exchange import Exchange, ExchangeLimits, Reply
+from outlast.adapters.exchange import Exchange, ExchangeLimits, Reply, is_loopback
 from outlast.core.clock import Clock
 from outlast.core.errors import Refused, Unavailable
 from outlast.core.rfc3161 import (
@@ -168,7 +167,7 @@ def _checked(url: str, name: str, *, with_credentials: bool) -> SplitResult:
             f"authority {name!r}: its URL must be http or https, with a host and no user in it",
             scope=name,
         )
-    if with_credentials and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if with_credentials and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise Refused(
             "config-invalid",
             f"authority {name!r}: credentials are not sent without TLS",
@@ -176,10 +175,3 @@ def _checked(url: str, name: str, *, with_credentials: bool) -> SplitResult:
             scope=name,
         )
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

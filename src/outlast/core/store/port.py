@@ -169,6 +169,10 @@ class Store(Protocol):
         """The newest state of a stream."""
         ...
 
+    async def idempotency(self, digest: bytes) -> IdempotencyRow | None:
+        """The answer once given to an idempotency key, by its digest."""
+        ...
+
     async def streams(
         self,
         tenant: str,

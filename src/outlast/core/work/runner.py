@@ -20,7 +20,7 @@ import msgspec
 from outlast.core.backoff import BackoffPolicy
 from outlast.core.clock import Clock
 from outlast.core.commit import Claim, Committer, Finish, Settle, Submission
-from outlast.core.errors import Conflict, OutlastError
+from outlast.core.errors import Conflict, OutlastError, Refused
 from outlast.core.ids import Random
 from outlast.core.store.port import JobRow, Store
 from outlast.core.work.job import KIND, BuryJob
@@ -206,6 +206,7 @@ class Runner:
     async def _handle(self, job: Job) -> None:
         kind = self._kinds[job.row.kind]
         try:
+            _check_attempts(job.row, kind.backoff)
             await kind.handler(job)
             if not job.finished:
                 await self._committer.settle(Settle(job.tenant, job.done()))
@@ -258,6 +259,16 @@ class Runner:
         except OutlastError as error:
             # one beat of several in a lease; were it not caught, all heartbeats would end here
             log.warning("job %d: heartbeat not written: %s", row.id, error)
+
+
+def _check_attempts(job: JobRow, backoff: BackoffPolicy) -> None:
+    """A job that ends its process leaves no exception to judge it by; it is known by coming back too often."""
+    if job.attempts > backoff.attempts:
+        raise Refused(
+            "job-exhausted",
+            f"it was started {job.attempts - 1} times and never came to an end",
+            hint="It may be ending the process that runs it; look at that before replaying it.",
+        )
 
 
 def burial(job: JobRow, finish: Finish, reason: str, now_ms: int, actor: str) -> Submission:

@@ -15,6 +15,7 @@ The same request at the same state gives the same bytes, but for the checkpoint.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import zipfile
@@ -47,6 +48,8 @@ from outlast.signing.world import World
 
 PUBLISH_WAIT_S = 10.0
 """How long a bundle waits for the checkpoint over its newest entry."""
+BUNDLES_AT_ONCE = 2
+"""Bundles made at a time; further ones wait."""
 MAX_ENTRIES = 2_000
 """Log entries of one request that a bundle carries."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -81,12 +84,18 @@ class Evidence:
         self._origin = origin
         self._vkeys = vkeys
         self._made_by = made_by
+        self._turns = asyncio.Semaphore(BUNDLES_AT_ONCE)
 
     async def bundle(self, tenant: str, request_id: str) -> bytes:
         """The bundle of a request that has a signed file.
 
-        Raises Refused ``request-not-found``, ``not-signed-yet``; Unavailable ``not-published-yet``.
+        Raises Refused ``request-not-found``, ``not-signed-yet``; Unavailable ``not-published-yet``. At most
+        BUNDLES_AT_ONCE are made at a time: each holds the document in memory twice.
         """
+        async with self._turns:
+            return await self._bundle(tenant, request_id)
+
+    async def _bundle(self, tenant: str, request_id: str) -> bytes:
         row = await self._store.stream(StreamKey(tenant, requests.KIND, request_id))
         if row is None:
             raise Refused("request-not-found", "no such signature request")
@@ -117,7 +126,7 @@ class Evidence:
             files={},
         )
         parts.add("README.txt", readme(manifest, request).encode())
-        return parts.zip(manifest)
+        return await asyncio.to_thread(parts.zip, manifest)
 
     async def _files(
         self, parts: _Parts, tenant: str, request: requests.Request
@@ -193,6 +202,10 @@ class Evidence:
                 hint="Try again in a moment; if it stays so, see `outlast status`.",
                 retry_after_s=1,
             )
+        return await asyncio.to_thread(self._proven, parts, found)
+
+    def _proven(self, parts: _Parts, found: dict[int, bytes]) -> list[EntryPart]:
+        """The entries with their proofs. Reads tiles: not on the event loop."""
         checkpoint = self._archive.read_checkpoint()
         assert checkpoint is not None
         published = self._archive.published()

@@ -29,8 +29,10 @@ def check_outside(
     trust: Trust,
     found: Findings,
 ) -> None:
-    """Both opinions on each signature: intact, and leading to a root that the caller pinned for signers."""
-    verdicts = _opinions(history, read, files, trust, found)
+    """Whether each signature is intact, and leads to a root that the caller pinned for signers."""
+    # a timestamp authority's root vouches for no signer, so those are left out here
+    alone = msgspec.structs.replace(trust, tsa_roots=())
+    verdicts = _opinions(history, read, files, alone, found)
     if len(verdicts) != len(read):
         message = f"pyHanko finds {len(verdicts)} signatures of this request, not {len(read)}"
         found.add("verifier", False, message)
@@ -44,12 +46,24 @@ def check_outside(
             continue
         message = "pyHanko finds it intact, and nothing forbidden changed since"
         found.add("verifier", True, message, subject=signed.subject)
-        if verdict.verdict == "valid" and trust.tsa_roots:
-            # a timestamp authority's root vouches for no signer: ask again without those
-            at_ms = verdict.judged_at_ms or trust.now_ms
-            alone = msgspec.structs.replace(trust, tsa_roots=(), now_ms=at_ms)
-            verdict = _opinions(history, read, files, alone, Findings())[i]
+        if verdict.verdict == "untrusted" and trust.roots and trust.tsa_roots:
+            verdict = _when_stamped(history, read, files, trust, i) or verdict
         _judge_trust(signed, verdict, trust, found)
+
+
+def _when_stamped(
+    history: History,
+    read: Sequence[Signed],
+    files: Mapping[str, bytes],
+    trust: Trust,
+    place: int,
+) -> SignatureVerdict | None:
+    """The opinion at the time that a trusted timestamp attests, for a certificate that has expired since."""
+    stamped = _opinions(history, read, files, trust, Findings())[place]
+    if stamped.verdict != "valid" or stamped.judged_at_ms is None:
+        return None
+    then = msgspec.structs.replace(trust, tsa_roots=(), now_ms=stamped.judged_at_ms)
+    return _opinions(history, read, files, then, Findings())[place]
 
 
 def _opinions(

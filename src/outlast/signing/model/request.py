@@ -382,6 +382,8 @@ def _request(command: RequestSignature, state: Request | None) -> Decision[Any]:
 
 
 def _approve(command: ApproveRequest, state: Request) -> Decision[Any]:
+    if state.label in ("failed", "cancelled"):
+        raise Refused("request-closed", f"the request is {state.label}")
     if state.label != "awaiting-approval":
         return Decision()
     if command.by == state.requested_by:

@@ -118,7 +118,7 @@ class Invocation:
         is_terminal = sys.stdout.isatty()
         return Console(
             highlight=False,
-            soft_wrap=not is_terminal,
+            soft_wrap=True,
             width=None if is_terminal or os.environ.get("COLUMNS") else WIDE_COLUMNS,
         )
 
@@ -127,7 +127,7 @@ class Invocation:
         """Where remarks and progress go: standard error."""
         from rich.console import Console
 
-        return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        return Console(stderr=True, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A remark for a person; nothing in JSON mode."""
@@ -177,18 +177,23 @@ def command(
     return register
 
 
+_PLAIN: dict[str, Any] = {
+    "add_completion": False,  # it belongs to the whole program
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}
+
+
 def group(summary: str) -> typer.Typer:
     """A command with sub-commands."""
-    app = typer.Typer(
-        help=summary, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
-    )
+    app = typer.Typer(help=summary, no_args_is_help=True, **_PLAIN)
     app.callback()(lambda: None)  # keeps a group a group while it has one command
     return app
 
 
 def single() -> typer.Typer:
     """A command without sub-commands."""
-    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    return typer.Typer(**_PLAIN)
 
 
 def _parameter(

@@ -57,6 +57,11 @@ COMMANDS: dict[str, Entry] = {
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are called."""
 
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        # names only, for "did you mean": `get_command` imports
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # no command is there yet
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names, without importing any."""
         return list(COMMANDS)

@@ -20,7 +20,9 @@ DEFAULT_WAIT_S = 60.0
 @command(app)
 def sign(
     cli: Invocation,
-    files: Annotated[list[Path], typer.Argument(help="What to sign.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="What to sign.", show_default=False)
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Where the signed file goes; a folder for several."),

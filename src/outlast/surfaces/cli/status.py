@@ -9,7 +9,7 @@ import typer
 from outlast.surfaces.cli.invocation import Invocation, command, single
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.text import Text
 
     from outlast.core.routing.health import ProviderSnapshot
     from outlast.operations.views import Status
@@ -62,11 +62,12 @@ _COLOURS = {
 }
 
 
-def picture(page: Status) -> RenderableType:
+def picture(page: Status) -> Text:
     """The page as text and a table."""
-    from rich.console import Group
     from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
+
+    from outlast.surfaces.cli.tables import table_text
 
     work, log = page.work, page.log
     by_hand = " (set by hand)" if page.mode_by_hand else ""
@@ -82,12 +83,9 @@ def picture(page: Status) -> RenderableType:
     ]
     if page.disk_free_bytes is not None:
         lines.append(f"  disk   {page.disk_free_bytes / 2**30:.1f} GiB free")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("  provider", "state", "calls", "failures", "p50 ms", "p99 ms", "last failure"):
-        table.add_column(heading)
-    for snapshot in (*page.signers, *page.authorities):
-        table.add_row(*_row(snapshot))
-    return Group("\n".join(lines), table) if table.row_count else "\n".join(lines)
+    headings = ("  provider", "state", "calls", "failures", "p50 ms", "p99 ms", "last failure")
+    lines.append(table_text(headings, map(_row, (*page.signers, *page.authorities))))
+    return Text.from_markup("\n".join(lines), overflow="ignore")
 
 
 def _row(snapshot: ProviderSnapshot) -> tuple[str, ...]:

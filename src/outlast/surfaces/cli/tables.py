@@ -1,4 +1,4 @@
-"""Plain tables for answers: no frames, so that they can be cut and searched with a shell's tools."""
+"""Plain tables for answers: no frames and nothing folded, so that they can be cut and searched with a shell's tools."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 
 def print_table(
     console: Console, headings: Sequence[str], rows: Iterable[Sequence[object]], empty: str
 ) -> None:
-    """Rows under headings, or the sentence ``empty``."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table if table.row_count else empty)
+    """Rows under headings, or the sentence ``empty``. A terminal that is too narrow breaks the lines itself."""
+    text = table_text(headings, rows)
+    console.print(text if text else empty, soft_wrap=True)
+
+
+def table_text(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as Rich markup; nothing for no rows."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not cells:
+        return ""
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (headings, *cells)
+    ]
+    return "\n".join([f"[bold]{escape(lines[0])}[/]", *map(escape, lines[1:])])
 
 
 def print_facts(console: Console, facts: Iterable[tuple[str, object]]) -> None:

@@ -18,6 +18,7 @@ def verify(
     paths: Annotated[
         list[Path],
         typer.Argument(
+            metavar="PATH",
             help="PDFs, detached signatures (.p7s), evidence bundles (.zip), log proofs"
             " (.tlog-proof); or folders of them.",
             show_default=False,

@@ -13,8 +13,8 @@ from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.call import Call, json_answer
 from outlast.surfaces.http.wire import ProofView
 
-IMMUTABLE = "public, max-age=31536000, immutable"
-"""Tiles never change (tlog-tiles)."""
+IMMUTABLE = "max-age=31536000, immutable"
+"""Tiles never change (tlog-tiles). Whether a shared cache may keep them depends on who may read the log."""
 PROOF_TYPE = "text/plain; charset=utf-8"
 
 
@@ -77,7 +77,9 @@ async def tile(call: Call) -> Response:
     """GET /log/tile/<L>/<N>[.p/<W>] and /log/tile/entries/<N>[.p/<W>]"""
     name: Tile = parse_path(f"tile/{call.params['path']}")
     data = await anyio.to_thread.run_sync(call.ctx.site.archive.read_tile, name)
+    # "public" would let a proxy hand them to callers without a key (RFC 9111, 3.5)
+    readers = "public" if call.ctx.options.public_log else "private"
+    cached = f"{readers}, {IMMUTABLE}"
     return Response(
-        data,
-        headers={"content-type": "application/octet-stream", "cache-control": IMMUTABLE},
+        data, headers={"content-type": "application/octet-stream", "cache-control": cached}
     )

@@ -12,6 +12,9 @@ from outlast.core.errors import OutlastError, Refused, Unavailable
 FULL_RETRY_S = 30.0
 """Suggested wait after ``storage-full``: space comes back by people or by retention, not by itself."""
 
+EXHAUSTED_BYTES = 256 * 1024
+"""With less room than this, a failed write is taken for a full disk."""
+
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -63,6 +66,11 @@ class Room:
         """Bytes that may still be written, 0 or more."""
         state = os.statvfs(self._root)
         return max(0, state.f_bavail * state.f_frsize - self._min_free_bytes)
+
+    def is_exhausted(self) -> bool:
+        """Whether there is no room at all, the reserve included: a failed write is then no failing disk."""
+        state = os.statvfs(self._root)
+        return state.f_bavail * state.f_frsize < EXHAUSTED_BYTES
 
     def require(self, size: int) -> None:
         """Raise Unavailable ``storage-full`` unless ``size`` more bytes fit."""

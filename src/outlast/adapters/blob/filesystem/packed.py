@@ -42,6 +42,8 @@ _SIZE = "SELECT length(bytes) FROM blob WHERE name = ?"
 _ADD = "INSERT INTO blob (name, bytes) VALUES (?, ?)"
 _REMOVE = "DELETE FROM blob WHERE name = ?"
 
+_SYNC_ERRORS = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
+
 T = TypeVar("T")
 
 
@@ -167,12 +169,20 @@ class PackedFile:
             self._roll_back()
             raise storage_full() from None
         except apsw.Error as error:
+            if self._found_no_room(error):
+                self._roll_back()
+                raise storage_full() from error
             self._failed = storage_failed(str(error))
             self._roll_back()
             raise self._failed from error
         except BaseException:
             self._roll_back()
             raise
+
+    def _found_no_room(self, error: apsw.Error) -> bool:
+        """SQLite says "disk I/O error" of some writes to a full disk. A failed sync is another matter."""
+        is_sync = getattr(error, "extendedresult", 0) in _SYNC_ERRORS
+        return isinstance(error, apsw.IOError) and not is_sync and self._room.is_exhausted()
 
     def _roll_back(self) -> None:
         if self._writer.in_transaction:  # SQLite has left it by itself after some errors

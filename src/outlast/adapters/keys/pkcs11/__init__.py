@@ -2,7 +2,8 @@
 
 The private key never leaves the token. RSA and ECDSA are given a digest (mechanisms CKM_RSA_PKCS and CKM_ECDSA, which every
 token has), Ed25519 the bytes themselves (CKM_EDDSA). Calls into the module block, so each runs in a thread; there
-are at most ``sessions`` at once, and a caller who gives up leaves a hanging call behind in its thread, not itself. A session
+are at most ``sessions`` at once, and a caller who gives up leaves a hanging call behind in its thread, not itself; while
+``sessions`` calls hang so, no further one is begun. A session
 or handle that has gone stale (token taken out, HSM restarted, module restarted) is replaced once within a call.
 
 Keys are found by label, or as ``id:<hex>`` by CKA_ID. A PIN that the token has refused is not presented again.
@@ -12,6 +13,7 @@ Keys that ask for the PIN at every signature (CKA_ALWAYS_AUTHENTICATE) are not s
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -65,7 +67,9 @@ class Pkcs11Signer:
         self._pin = pin
         self._name = name
         self._answer_timeout_s = answer_timeout_s
-        self._limiter = anyio.CapacityLimiter(min(max(sessions, 1), MAX_SESSIONS))
+        self._sessions = min(max(sessions, 1), MAX_SESSIONS)
+        self._limiter = anyio.CapacityLimiter(self._sessions)
+        self._hanging = _Hanging()
         self._connecting = anyio.Lock()
         self._module: Module | None = None
         self._pool: TokenPool | None = None
@@ -137,7 +141,11 @@ class Pkcs11Signer:
         work: Callable[[WorkSession], _Result],
     ) -> _Result:
         """``work`` in a thread with a session. Bounded by the caller's timeout and ``answer_timeout_s``."""
-        call = _Call(work, self._name)
+        if self._hanging.calls >= self._sessions:
+            raise Unavailable(
+                "provider-busy", f"{self._sessions} calls to the token do not end", scope=self._name
+            )
+        call = _Call(work, self._name, self._hanging)
         try:
             with anyio.fail_after(self._answer_timeout_s):
                 pool = await self._connect()
@@ -151,14 +159,28 @@ class Pkcs11Signer:
             if call.signing:
                 raise Unknown("provider-answer-lost", message, scope=self._name) from error
             raise Unavailable("provider-busy", message, scope=self._name) from error
+        finally:
+            call.leave()
+
+
+class _Hanging:
+    """How many calls nobody waits for are still in the module."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.calls = 0
 
 
 class _Call(Generic[_Result]):
     """One piece of work in its thread: with a session, and again with a fresh one where that was stale."""
 
-    def __init__(self, work: Callable[[WorkSession], _Result], name: str) -> None:
+    def __init__(
+        self, work: Callable[[WorkSession], _Result], name: str, hanging: _Hanging
+    ) -> None:
         self._work = work
         self._name = name
+        self._hanging = hanging
+        self._is_running = self._is_left = False
         self._session: WorkSession | None = None
 
     @property
@@ -166,8 +188,26 @@ class _Call(Generic[_Result]):
         """Whether the token may have begun to sign. Read by another thread, once this one is given up."""
         return self._session is not None and self._session.signing
 
+    def leave(self) -> None:
+        """Nobody waits any longer: count the call while it goes on, and do not begin it if it has not begun."""
+        with self._hanging.lock:
+            self._is_left = True
+            self._hanging.calls += self._is_running
+
     def run(self, module: Module, pool: TokenPool) -> _Result:
         """The result. Raises Refused, Unavailable, Unknown."""
+        with self._hanging.lock:
+            if self._is_left:
+                raise Unavailable("provider-busy", "the caller gave up", scope=self._name)
+            self._is_running = True
+        try:
+            return self._run(module, pool)
+        finally:
+            with self._hanging.lock:
+                self._is_running = False
+                self._hanging.calls -= self._is_left
+
+    def _run(self, module: Module, pool: TokenPool) -> _Result:
         generation = module.generation
         try:
             return self._once(module, pool)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
 from outlast.core.errors import Conflict, Corrupt, OutlastError, Refused, Unavailable
 from outlast.core.store.port import (
@@ -41,6 +42,7 @@ from outlast.core.store.port import (
     WriteSet,
 )
 from outlast.core.store.queries import load_migrations, load_queries
+from outlast.core.store.sqlite.rows import execute_rows
 
 SCHEMA_PACKAGE = "outlast.core.store.migrations"
 BUSY_TIMEOUT_MS = 5_000
@@ -212,32 +214,19 @@ class SqliteStore:
 
     def _load(self, needs: Needs) -> Snapshot:
         db, q = self._writer, self._q
-        streams: dict[StreamKey, StreamRow] = {}
-        for key in needs.streams:
-            known_row = self._newest.get(key)
-            if known_row is not None:
-                streams[key] = known_row
-                continue
-            for row in db.execute(q["stream"], key):
-                streams[key] = StreamRow(*row)
-        known: dict[bytes, IdempotencyRow] = {}
-        for digest in needs.idempotency:
-            for row in db.execute(q["idempotency"], (digest,)):
-                known[digest] = IdempotencyRow(digest, *row)
-        jobs = {}
-        for job_id in needs.jobs:
-            for row in db.execute(q["job"], (job_id,)):
-                jobs[job_id] = JobRow(*row)
-        counters = {}
-        for name in needs.counters:
-            for (value,) in db.execute(q["counter"], (name,)):
-                counters[name] = value
+        streams = {key: row for key in needs.streams if (row := self._newest.get(key)) is not None}
+        unknown = [key for key in needs.streams if key not in streams]
+        for row in execute_rows(db, q["find_streams"], unknown):
+            streams[StreamKey(*row[:3])] = StreamRow(*row[3:])
+        known = execute_rows(db, q["find_idempotency"], [(d,) for d in needs.idempotency])
+        jobs = execute_rows(db, q["find_jobs"], [(job_id,) for job_id in needs.jobs])
+        counters = execute_rows(db, q["find_counters"], [(name,) for name in needs.counters])
         return Snapshot(
             head=self._head(db),
             streams=streams,
-            idempotency=known,
-            jobs=jobs,
-            counters=counters,
+            idempotency={row[0]: IdempotencyRow(*row) for row in known},
+            jobs={row[0]: JobRow(*row) for row in jobs},
+            counters=dict(counters),
             claimable=self._claimable(needs),
         )
 
@@ -253,55 +242,43 @@ class SqliteStore:
         return answers
 
     def _write(self, write: WriteSet) -> None:
-        db, q = self._writer, self._q
-        if write.entries:
-            db.executemany(
-                q["insert_entry"], [(e.index, e.previous, e.leaf) for e in write.entries]
-            )
+        entries = [(e.index, e.previous, e.leaf) for e in write.entries]
+        known = [(r.digest, r.body, r.receipt, r.created_ms) for r in write.idempotency]
+        self._rows("insert_entry", entries)
         self._write_streams(write)
-        if write.idempotency:
-            db.executemany(
-                q["insert_idempotency"],
-                [(r.digest, r.body, r.receipt, r.created_ms) for r in write.idempotency],
-            )
+        self._rows("insert_idempotency", known)
         self._write_jobs(write)
-        if write.counters:
-            db.executemany(q["write_counter"], list(write.counters.items()))
-        if write.subject_keys:
-            db.executemany(q["insert_subject_key"], list(write.subject_keys.items()))
+        self._rows("write_counter", list(write.counters.items()))
+        self._rows("insert_subject_key", list(write.subject_keys.items()))
         head = write.head
-        db.execute(q["write_head"], (head.size, head.edge, head.hlc, head.next_job))
+        values = (head.size, head.edge, head.hlc, head.next_job)
+        self._writer.execute(self._q["write_head"], values)
+
+    def _rows(self, query: str, rows: Sequence[Sequence[Any]]) -> None:
+        execute_rows(self._writer, self._q[query], rows)
 
     def _write_streams(self, write: WriteSet) -> None:
-        new, changed = [], []
+        new: list[tuple[Any, ...]] = []
+        changed: list[tuple[Any, ...]] = []
         for key, row in write.streams.items():
-            fields = (row.version, row.label, row.state, row.last_index, row.updated_ms)
-            if key in write.new_streams:
-                new.append((*key, *fields))
-            else:
-                changed.append((*fields, *key))
-        if new:
-            self._writer.executemany(self._q["insert_stream"], new)
-        if changed:
-            self._writer.executemany(self._q["update_stream"], changed)
+            fields = (*key, row.version, row.label, row.state, row.last_index, row.updated_ms)
+            (new if key in write.new_streams else changed).append(fields)
+        self._rows("insert_stream", new)
+        self._rows("update_stream", changed)
 
     def _write_jobs(self, write: WriteSet) -> None:
-        new, changed = [], []
+        new: list[tuple[Any, ...]] = []
+        changed: list[tuple[Any, ...]] = []
         for job in write.jobs.values():
             if job.id in write.new_jobs:
-                new.append(
-                    (job.id, job.tenant, job.kind, job.stream, job.payload, job.state, job.run_at_ms,
-                     job.lease, job.worker, job.lease_until_ms, job.attempts, job.cause, job.created_ms, job.error)
-                )  # fmt: skip
+                new.append(msgspec.structs.astuple(job))
             else:
                 changed.append(
-                    (job.state, job.run_at_ms, job.lease, job.worker, job.lease_until_ms,
-                     job.attempts, job.error, job.id)
+                    (job.id, job.state, job.run_at_ms, job.lease, job.worker, job.lease_until_ms,
+                     job.attempts, job.error)
                 )  # fmt: skip
-        if new:
-            self._writer.executemany(self._q["insert_job"], new)
-        if changed:
-            self._writer.executemany(self._q["update_job"], changed)
+        self._rows("insert_job", new)
+        self._rows("update_job", changed)
 
     # -- reading ----------------------------------------------------------------------------------------------
     # Point reads and bounded pages take well under a millisecond, less than a thread hop; what may be long is a `_scan`.
@@ -324,6 +301,10 @@ class SqliteStore:
                 self._newest[key] = row
                 self._forget_oldest()
         return row
+
+    async def idempotency(self, digest: bytes) -> IdempotencyRow | None:
+        rows = self._read("idempotency", (digest,))
+        return IdempotencyRow(digest, *rows[0]) if rows else None
 
     async def streams(
         self,

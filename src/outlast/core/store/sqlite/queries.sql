@@ -1,3 +1,5 @@
+-- A group after /*rows*/ is repeated once for every row that is written or looked up at once (rows.py).
+
 -- name: head
 SELECT size, edge, hlc, next_job FROM head WHERE one = 1;
 
@@ -7,13 +9,20 @@ UPDATE head SET size = ?, edge = ?, hlc = ?, next_job = ? WHERE one = 1;
 -- name: stream
 SELECT version, label, state, last_index, updated_ms FROM stream WHERE tenant = ? AND kind = ? AND id = ?;
 
+-- name: find_streams
+SELECT s.tenant, s.kind, s.id, s.version, s.label, s.state, s.last_index, s.updated_ms
+FROM (VALUES /*rows*/ (?, ?, ?)) AS v
+CROSS JOIN stream AS s ON s.tenant = v.column1 AND s.kind = v.column2 AND s.id = v.column3;
+
 -- name: insert_stream
 INSERT INTO stream (tenant, kind, id, version, label, state, last_index, updated_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+VALUES /*rows*/ (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: update_stream
-UPDATE stream SET version = ?, label = ?, state = ?, last_index = ?, updated_ms = ?
-WHERE tenant = ? AND kind = ? AND id = ?;
+UPDATE stream SET version = v.column4, label = v.column5, state = v.column6, last_index = v.column7,
+                  updated_ms = v.column8
+FROM (VALUES /*rows*/ (?, ?, ?, ?, ?, ?, ?, ?)) AS v
+WHERE stream.tenant = v.column1 AND stream.kind = v.column2 AND stream.id = v.column3;
 
 -- name: list_streams
 SELECT id, version, label, state, last_index, updated_ms FROM stream
@@ -24,7 +33,7 @@ SELECT id, version, label, state, last_index, updated_ms FROM stream
 WHERE tenant = ? AND kind = ? AND label = ? AND id < ? ORDER BY id DESC LIMIT ?;
 
 -- name: insert_entry
-INSERT INTO entry (idx, previous, leaf) VALUES (?, ?, ?);
+INSERT INTO entry (idx, previous, leaf) VALUES /*rows*/ (?, ?, ?);
 
 -- name: entries
 SELECT leaf FROM entry WHERE idx >= ? ORDER BY idx LIMIT ?;
@@ -35,22 +44,33 @@ SELECT previous, leaf FROM entry WHERE idx = ?;
 -- name: idempotency
 SELECT body, receipt, created_ms FROM idempotency WHERE digest = ?;
 
+-- name: find_idempotency
+SELECT i.digest, i.body, i.receipt, i.created_ms
+FROM (VALUES /*rows*/ (?)) AS v CROSS JOIN idempotency AS i ON i.digest = v.column1;
+
 -- name: insert_idempotency
-INSERT INTO idempotency (digest, body, receipt, created_ms) VALUES (?, ?, ?, ?);
+INSERT INTO idempotency (digest, body, receipt, created_ms) VALUES /*rows*/ (?, ?, ?, ?);
 
 -- name: job
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
        created_ms, error
 FROM job WHERE id = ?;
 
+-- name: find_jobs
+SELECT j.id, j.tenant, j.kind, j.stream, j.payload, j.state, j.run_at_ms, j.lease, j.worker, j.lease_until_ms,
+       j.attempts, j.cause, j.created_ms, j.error
+FROM (VALUES /*rows*/ (?)) AS v CROSS JOIN job AS j ON j.id = v.column1;
+
 -- name: insert_job
 INSERT INTO job (id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts,
                  cause, created_ms, error)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES /*rows*/ (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: update_job
-UPDATE job SET state = ?, run_at_ms = ?, lease = ?, worker = ?, lease_until_ms = ?, attempts = ?, error = ?
-WHERE id = ?;
+UPDATE job SET state = v.column2, run_at_ms = v.column3, lease = v.column4, worker = v.column5,
+               lease_until_ms = v.column6, attempts = v.column7, error = v.column8
+FROM (VALUES /*rows*/ (?, ?, ?, ?, ?, ?, ?, ?)) AS v
+WHERE job.id = v.column1;
 
 -- name: due_jobs
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
@@ -111,14 +131,18 @@ UPDATE job SET lease_until_ms = 0 WHERE state = 'leased';
 -- name: counter
 SELECT value FROM counter WHERE name = ?;
 
+-- name: find_counters
+SELECT c.name, c.value FROM (VALUES /*rows*/ (?)) AS v CROSS JOIN counter AS c ON c.name = v.column1;
+
 -- name: write_counter
-INSERT INTO counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+INSERT INTO counter (name, value) VALUES /*rows*/ (?, ?)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
 -- name: subject_key
 SELECT wrapped FROM subject_key WHERE subject = ?;
 
 -- name: insert_subject_key
-INSERT INTO subject_key (subject, wrapped) VALUES (?, ?);
+INSERT INTO subject_key (subject, wrapped) VALUES /*rows*/ (?, ?);
 
 -- name: prune_idempotency
 DELETE FROM idempotency WHERE created_ms < ? AND seq IN (SELECT seq FROM idempotency ORDER BY seq LIMIT 1000);
