@@ -7,6 +7,7 @@ could verify the log. A log's key carries its origin; a configuration that has s
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from outlast.core.envelope import Entropy, LocalRootKey, RootKeys
@@ -23,18 +24,24 @@ def database(config: Config) -> Path:
     return config.data / "site.db"
 
 
-def load_root_keys(config: Config, entropy: Entropy) -> RootKeys:
-    """The root key; raises Refused ``root-key-missing``."""
-    path = config.data / "secrets" / "root.key"
-    _must_exist(config, path, "root-key-missing", "everything stored is encrypted under it")
+def load_root_keys(config: Config, entropy: Entropy, begun: bool) -> RootKeys:
+    """The root key, made if the site has not ``begun``; raises Refused ``root-key-missing``."""
+    path = _root_key(config)
+    _must_exist(begun, path, "root-key-missing", "everything stored is encrypted under it")
     secret = secret_or_new(path)
     return RootKeys(LocalRootKey(ROOT_KEY_ID, bytes.fromhex(secret.decode()), entropy))
 
 
-def load_log_key(config: Config) -> LogKey:
-    """The log's keys; raises Refused ``log-key-missing``, ``log-origin-changed``."""
+def root_key_digest(config: Config) -> str:
+    """Tells one root key from another and says nothing about it: it has 256 random bits."""
+    return hashlib.sha256(b"outlast root key\n" + read_secret(_root_key(config))).hexdigest()
+
+
+def load_log_key(config: Config, begun: bool) -> LogKey:
+    """The log's keys, made if the site has not ``begun``; raises Refused ``log-key-missing``,
+    ``log-origin-changed``."""
     path = config.data / "secrets" / "log.key"
-    _must_exist(config, path, "log-key-missing", "readers of the log have pinned its public half")
+    _must_exist(begun, path, "log-key-missing", "readers of the log have pinned its public half")
     if not path.exists():
         write_secret(path, LogKey.generate(config.origin).encode())
     key = LogKey.decode(read_secret(path))
@@ -47,8 +54,12 @@ def load_log_key(config: Config) -> LogKey:
     return key
 
 
-def _must_exist(config: Config, path: Path, code: str, why: str) -> None:
-    if database(config).exists() and not path.exists():
+def _root_key(config: Config) -> Path:
+    return config.data / "secrets" / "root.key"
+
+
+def _must_exist(begun: bool, path: Path, code: str, why: str) -> None:
+    if begun and not path.exists():
         raise Refused(
             code,
             f"{path.name} is missing, and there is a database: {why}",

@@ -26,6 +26,7 @@ import asyncpg
 from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable, Unknown
 from outlast.core.store.port import (
     Head,
+    IdempotencyRow,
     JobCounts,
     JobRow,
     JobState,
@@ -220,6 +221,10 @@ class PostgresStore:
     async def stream(self, key: StreamKey) -> StreamRow | None:
         rows = await self._read("stream", *key)
         return StreamRow(*rows[0]) if rows else None
+
+    async def idempotency(self, digest: bytes) -> IdempotencyRow | None:
+        rows = await self._read("idempotency", digest)
+        return IdempotencyRow(*rows[0]) if rows else None
 
     async def streams(
         self,

@@ -45,16 +45,12 @@ def translate(error: Exception, *, committing: bool = False) -> OutlastError:
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return _read_only()
     if isinstance(error, ssl.SSLError):
-        return _unavailable("storage-unreachable", f"TLS to the database: {error.reason}")
+        return _unreachable(f"TLS: {error.reason}")
     if isinstance(error, asyncpg.PostgresError):
         return _by_state(error, committing)
     if committing:
         return unknown(type(error).__name__)
-    return _unavailable(
-        "storage-unreachable",
-        f"no connection to the database: {type(error).__name__}",
-        hint="Check that the server runs and that this machine may connect; work resumes by itself.",
-    )
+    return _unreachable(type(error).__name__)
 
 
 def unknown(why: str) -> Unknown:
@@ -70,7 +66,9 @@ def unknown(why: str) -> Unknown:
 
 def busy(why: str) -> Unavailable:
     """The database works, and has no room for this now."""
-    return _unavailable("storage-busy", f"the database is busy: {why}")
+    return Unavailable(
+        "storage-busy", f"the database is busy: {why}", retry_after_s=RETRY_S, scope="site"
+    )
 
 
 def invalid_address() -> Refused:
@@ -159,16 +157,24 @@ def _trouble(error: asyncpg.PostgresError, state: str) -> Unavailable:
     if state in _BUSY:
         return busy(str(error))
     if state[:2] in _LOST_CLASSES or state == "25P03":
-        return _unavailable("storage-unreachable", f"the database closed the connection: {error}")
-    return _unavailable(
+        return _unreachable(str(error))
+    return Unavailable(
         "storage-error",
         f"PostgreSQL: {type(error).__name__} ({state}): {error}",
         hint="Look into the database server's log.",
+        retry_after_s=RETRY_S,
+        scope="site",
     )
 
 
-def _unavailable(code: str, message: str, hint: str = "") -> Unavailable:
-    return Unavailable(code, message, hint=hint, retry_after_s=RETRY_S, scope="site")
+def _unreachable(why: str) -> Unavailable:
+    return Unavailable(
+        "storage-unreachable",
+        f"no connection to the database: {why}",
+        hint="Check that the server runs and that this machine may connect; work resumes by itself.",
+        retry_after_s=RETRY_S,
+        scope="site",
+    )
 
 
 def _read_only() -> Unavailable:

@@ -89,6 +89,9 @@ SELECT size, edge, hlc, next_job FROM head WHERE one = 1;
 -- name: stream
 SELECT version, label, state, last_index, updated_ms FROM stream WHERE tenant = $1 AND kind = $2 AND id = $3;
 
+-- name: idempotency
+SELECT digest, body, receipt, created_ms FROM idempotency WHERE digest = $1;
+
 -- name: list_streams
 SELECT id, version, label, state, last_index, updated_ms FROM stream
 WHERE tenant = $1 AND kind = $2 AND id < $3 ORDER BY id DESC LIMIT $4;
