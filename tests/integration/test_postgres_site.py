@@ -88,7 +88,7 @@ async def test_a_node_with_other_keys_is_refused(tmp_path: Path, database: str) 
 async def test_the_address_must_be_a_private_file(tmp_path: Path, database: str) -> None:
     """The file has a password in it: missing, or readable by others, it is refused; its path may be relative."""
     config = at(tmp_path / "data", database)
-    secret = Path(config.store.dsn_file)
+    secret = tmp_path / "data.dsn"
     secret.chmod(0o644)
     assert await refusal(config) == "secret-exposed"
     secret.unlink()
