@@ -4,9 +4,10 @@ standby that does not answer, a node that freezes. Each is a clear error, nothin
 from __future__ import annotations
 
 import asyncio
+import pathlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import asyncpg
@@ -22,6 +23,7 @@ from outlast.core.store.postgres.failure import translate
 from outlast.testing.audit import audit
 from outlast.testing.ledger import ledger_deciders
 from outlast.testing.postgres import PostgresServer
+from outlast.testing.servers import ServerFailed
 from outlast.testing.suites.store import deposit, work
 
 pytestmark = pytest.mark.anyio
@@ -80,7 +82,7 @@ async def test_connection_killed_before_commit_writes_nothing(
 async def test_connections_killed_at_random_lose_nothing_acknowledged(
     database: str, postgres_server: PostgresServer
 ) -> None:
-    """Sessions are cut every few milliseconds under load: what was acknowledged is there once, a retry with the
+    """Sessions are cut again and again under load: what was acknowledged is there once, a retry with the
     same key ends well, and every error said whether it may have happened."""
     async with opened(database) as store:
         committer = committer_of(store)
@@ -95,7 +97,7 @@ async def test_connections_killed_at_random_lose_nothing_acknowledged(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE application_name = 'outlast'"
                 )
-                await asyncio.sleep(0.03)
+                await asyncio.sleep(0.08)
             await connection.close()
 
         async def client(number: int) -> None:
@@ -146,6 +148,36 @@ async def test_lost_answer_to_commit_is_unknown(
         assert (again.replayed, again.index) == (True, 1)
 
 
+@contextmanager
+def missing_standby(server: PostgresServer) -> Iterator[None]:
+    """Commits wait for a synchronous standby that is not there."""
+    server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    server.run("SELECT pg_reload_conf()")
+    try:
+        time.sleep(0.3)
+        yield
+    finally:
+        server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        server.run("SELECT pg_reload_conf()")
+
+
+async def test_commit_that_waits_for_its_standby_is_given_up_as_unknown(
+    database: str, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer to COMMIT within the limit: Unknown. With the standby back, the same key tells that it happened."""
+    async with opened(database) as store:
+        committer = committer_of(store)
+        await committer.submit(work("a"))
+        with missing_standby(postgres_server):
+            with monkeypatch.context() as patched:
+                patched.setattr(engine, "FLUSH_LIMIT_S", 0.5)
+                with pytest.raises(Unknown, match="storage-answer-lost"):
+                    await committer.submit(work("a", key="k"))
+            assert (await store.head()).size == 1
+        again = await committer.submit(work("a", key="k"))
+        assert (again.replayed, again.index) == (True, 1)
+
+
 async def test_commit_without_its_standby_is_not_acknowledged(
     database: str, postgres_server: PostgresServer
 ) -> None:
@@ -153,10 +185,7 @@ async def test_commit_without_its_standby_is_not_acknowledged(
     async with opened(database) as store:
         committer = committer_of(store)
         await committer.submit(work("a"))
-        postgres_server.run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        postgres_server.run("SELECT pg_reload_conf()")
-        try:
-            await asyncio.sleep(0.3)
+        with missing_standby(postgres_server):
             waiting = asyncio.create_task(committer.submit(work("a", key="k")))
             for _ in range(200):
                 await asyncio.sleep(0.02)
@@ -170,10 +199,6 @@ async def test_commit_without_its_standby_is_not_acknowledged(
             postgres_server.run(f"SELECT pg_cancel_backend({writer_pid(store)})")
             with pytest.raises(Unknown, match="storage-answer-lost"):
                 await waiting
-        finally:
-            # this session must not wait for the standby either
-            postgres_server.run("ALTER SYSTEM RESET synchronous_standby_names")
-            postgres_server.run("SELECT pg_reload_conf()")
 
 
 async def test_server_restart_is_survived(
@@ -242,6 +267,16 @@ async def test_flush_gives_up_on_a_server_that_does_not_answer(
         await committer_of(store).submit(work("a"))
 
 
+async def test_closed_store_says_so(database: str) -> None:
+    """After close, neither reads nor writes come back to life."""
+    async with opened(database) as store:
+        await committer_of(store).submit(work("a"))
+    with pytest.raises(Unavailable, match="storage-closed"):
+        await committer_of(store).submit(work("a"))
+    with pytest.raises(Unavailable, match="storage-closed"):
+        await store.head()
+
+
 async def test_exhausted_pool_is_busy(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All reading sessions taken: a read is Unavailable, not stuck; flushes have a session of their own."""
     monkeypatch.setattr(engine, "POOL_WAIT_S", 0.1)
@@ -304,19 +339,31 @@ async def test_wrong_addresses_say_what_is_wrong(
 
 
 async def test_missing_rights_are_named(database: str, postgres_server: PostgresServer) -> None:
-    """A user who may not create tables, or not write one, is refused at the start."""
+    """A user who may not create tables, or not write one, is refused at the start; what the how-to grants is
+    enough."""
     postgres_server.run("CREATE ROLE weak LOGIN PASSWORD 'test-only'")
     weak = database.replace("postgres:", "weak:", 1).replace("ql://postgres", "ql://weak")
     assert weak.startswith("postgresql://weak:")
     assert (await _refusal(weak)).code == "storage-forbidden"
     await (await PostgresStore.open(database)).close()
-    grants = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO weak"
-    postgres_server.run(f"{grants}; REVOKE INSERT ON entry FROM weak", database)
+    page = pathlib.Path(__file__).parents[2] / "docs" / "howto" / "postgresql.md"
+    grants = [line.strip() for line in page.read_text().splitlines() if "    GRANT" in line]
+    assert len(grants) == 5
+    sql = "\n".join(grants).replace("TO outlast", "TO weak")
+    postgres_server.run(f"{sql}; REVOKE INSERT ON entry FROM weak", database)
     refused = await _refusal(weak)
     assert (refused.code, "INSERT on entry" in refused.message) == ("storage-forbidden", True)
     postgres_server.run("GRANT INSERT ON entry TO weak", database)
     async with opened(weak) as store:
-        await committer_of(store).submit(work("a", deposit(jobs=1), key="k", counters=("n",)))
+        await store.pin("x", "y")
+        for number in range(2):
+            one = work("a", deposit(jobs=1), key=f"k{number}", counters=("n",))
+            await committer_of(store).submit(one)
+        await committer_of(store).submit(work("b", subject_key=b"wrapped"))
+        later = SystemClock().now_ms() + 60_000
+        assert await store.prune(idempotency_before_ms=later, jobs_before_ms=later) == 2
+    with pytest.raises(ServerFailed, match="permission denied"):
+        postgres_server.run("UPDATE entry SET leaf = ''", weak)
 
 
 async def test_newer_schema_is_refused(database: str, postgres_server: PostgresServer) -> None:
@@ -379,6 +426,7 @@ async def test_synchronous_commit_is_on_whatever_the_database_says(
         await asyncio.gather(*(committer.submit(work("a")) for _ in range(20)))
 
 
+@pytest.mark.slow
 async def test_standby_is_refused_and_used_once_promoted(
     database: str, postgres_server: PostgresServer
 ) -> None:

@@ -93,6 +93,7 @@ async def _work(one: Node, taken: list[tuple[int, int]], stop: asyncio.Event) ->
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.slow
 async def test_two_nodes_write_one_log(database: str) -> None:
     """Accepting and working on two nodes at once: no gap, no double, one tree, each job claimed exactly once."""
     accepted, watched = asyncio.Event(), asyncio.Event()

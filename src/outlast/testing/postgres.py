@@ -114,7 +114,7 @@ class PostgresServer:
         _give_away(secret)
         done = subprocess.run(
             [self._programs / "initdb", "-D", self.data, "-U", SUPERUSER, "--encoding=UTF8",
-             "--locale=C.UTF-8", "--auth=scram-sha-256", f"--pwfile={secret}"],
+             "--locale=C", "--auth=scram-sha-256", f"--pwfile={secret}"],
             capture_output=True,
             text=True,
             cwd=self.data,

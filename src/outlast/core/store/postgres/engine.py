@@ -63,6 +63,11 @@ _NOT_REPLICATED = "might not have been replicated"
 """Of the warning with which PostgreSQL reports success for a commit that no standby has confirmed."""
 
 
+async def _leave(_connection: object) -> None:
+    """What is done to a reading session when it goes back into the pool: a read leaves nothing behind, and asyncpg's
+    own way would be a round trip per read."""
+
+
 class PostgresStore:
     """`Store` on one PostgreSQL database, shared by the nodes of a site. Open with `PostgresStore.open`."""
 
@@ -75,6 +80,7 @@ class PostgresStore:
         self._pool: asyncpg.Pool[Any] | None = None
         self._workers: set[str] = set()
         self._unconfirmed = False
+        self._closed = False
 
     @classmethod
     async def open(cls, dsn: str, *, allow_unsafe: bool = False) -> PostgresStore:
@@ -92,6 +98,7 @@ class PostgresStore:
                     min_size=1,
                     max_size=READERS,
                     command_timeout=READ_TIMEOUT_S,
+                    reset=_leave,
                 )
         except BaseException:
             store._abandon()
@@ -160,8 +167,13 @@ class PostgresStore:
                     await db.execute("ROLLBACK")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             self._abandon()
+        except BaseException:  # cancelled: nobody knows what the session is in
+            self._abandon()
+            raise
 
     async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._closed:
+            raise _closed()
         if self._writer is None or self._writer.is_closed():
             self._writer = await connect_writer(self._dsn, self._q, allow_unsafe=self._allow_unsafe)
             self._writer.add_log_listener(self._heard)
@@ -286,7 +298,8 @@ class PostgresStore:
         return rows[0][0] if rows else 0
 
     async def _read(self, name: str, *args: object) -> list[Any]:
-        assert self._pool is not None
+        if self._pool is None or self._closed:
+            raise _closed()
         with translated():
             try:
                 db = await self._pool.acquire(timeout=POOL_WAIT_S)
@@ -309,7 +322,7 @@ class PostgresStore:
                         await part.close()
                 except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                     part.terminate()
-            self._writer = None
+            self._writer, self._closed = None, True
 
     async def _give_back(self) -> None:
         """Void this node's leases, so that others need not wait until they run out."""
@@ -321,3 +334,7 @@ class PostgresStore:
                 await db.execute(self._q["release_leases"], sorted(self._workers))
         except (OutlastError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             log.warning("leases not given back, they run out by themselves: %s", error)
+
+
+def _closed() -> Unavailable:
+    return Unavailable("storage-closed", "the store is closed", scope="site")

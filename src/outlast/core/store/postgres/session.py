@@ -29,6 +29,10 @@ _COMMON = {
     "application_name": "outlast",
     "synchronous_commit": "on",
     "jit": "off",
+    # All that is asked is by key or in an index's order. Plans made while the tables were empty must not be scans.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     # half-open connections: found out in about 12 s, on the server's side too
     "tcp_keepalives_idle": "6",
     "tcp_keepalives_interval": "2",
@@ -41,12 +45,8 @@ WRITER_SETTINGS = {
     "lock_timeout": "10s",
     # No statement_timeout: it would end the wait for a synchronous standby and report success.
     "statement_timeout": "0",
-    # All that a flush does is by key. Plans made while the tables were empty must not be scans.
     "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
     "enable_bitmapscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
 }
 READER_SETTINGS = {
     "default_transaction_read_only": "on",
