@@ -28,12 +28,11 @@ def measure(rounds: int) -> Outcome:
     peers: list[float] = []
     ours: list[Load] = []
     for _ in range(rounds):
-        peers.append(measured("bench.peers.pyhanko_signer", PEER_SECONDS)["per_s"])
+        # what a whole core does: a machine that is busy otherwise must not make the peer look slow
+        peers.append(1000 / measured("bench.peers.pyhanko_signer", PEER_SECONDS)["cpu_ms"])
         with scratch("job") as folder, site(folder) as running:
             ours.append(drive(whole_job(running)))
-    theirs = Figure(
-        name="pyHanko SimpleSigner, in a loop", unit="signatures/s", rounds=tuple(peers)
-    )
+    theirs = Figure(name="pyHanko SimpleSigner, one core", unit="signatures/s", rounds=tuple(peers))
     mine = Figure(
         name="Outlast, whole jobs", unit="signatures/s", rounds=tuple(load.per_s for load in ours)
     )
@@ -51,7 +50,8 @@ def measure(rounds: int) -> Outcome:
             "stored encrypted and durable), request a PAdES B-B signature with a P-256 software key, wait for the "
             "answer that it is signed (attempt, signature and revision each durable and in the log, the file "
             "stored encrypted), and again. Server, its workers and the load generator share all cores. The peer "
-            "is pyHanko's SimpleSigner alone, on one core: no HTTP, no disk, no log."
+            "is pyHanko's SimpleSigner alone in a loop, no HTTP, no disk, no log; its rate is that of a core which does "
+            "nothing else (the inverse of its CPU time)."
         ),
         figures=(theirs, mine, p50, p99),
         verdicts=(ratio("signatures per second", mine, theirs, goal=5, aim=10),),

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from bench.measure import Machine, Outcome, Run, Verdict, number
 
+BUSY = 0.25
+"""Load average per core, before the run, from which a machine counts as busy with other work."""
+
 
 def value_text(verdict: Verdict) -> str:
     """What came out, with its range: ``31x [28-33]``."""
@@ -26,14 +29,25 @@ def goal_text(verdict: Verdict) -> str:
 
 
 def _unit(verdict: Verdict) -> str:
-    return verdict.unit if verdict.unit == "x" else f" {verdict.unit}"
+    return verdict.unit if verdict.unit in {"x", ""} else f" {verdict.unit}"
+
+
+def warning(run: Run) -> str:
+    """Why figures of this run should not be quoted; empty if nothing is known against them."""
+    if run.quick:
+        return "This was a quick run: too few rounds to quote."
+    if run.machine.load_before > run.machine.cores * BUSY:
+        return (
+            f"The machine was busy with other work (load average {run.machine.load_before:.1f} on "
+            f"{run.machine.cores} cores before the run). CPU times and memory hold; rates and latencies suffer, and "
+            "what needs more than one core suffers more."
+        )
+    return ""
 
 
 def show(run: Run, console: Console) -> None:
     """Print the ratios, then what they were made of."""
-    table = Table(
-        title="Outlast, measured" + (" (quick: too few rounds to quote)" if run.quick else "")
-    )
+    table = Table(title="Outlast, measured")
     for heading in ("case", "what", "result", "goal", ""):
         table.add_column(heading)
     for outcome in run.outcomes:
@@ -41,6 +55,8 @@ def show(run: Run, console: Console) -> None:
             mark = "[green]met[/]" if verdict.met else "[red]not met[/]"
             table.add_row(outcome.case, verdict.what, value_text(verdict), goal_text(verdict), mark)
     console.print(table)
+    if warning(run):
+        console.print(f"[yellow]{warning(run)}[/]", highlight=False)
     for outcome in run.outcomes:
         console.print(f"[bold]{outcome.title}[/]")
         for figure in outcome.figures:
@@ -59,8 +75,8 @@ def _lines(run: Run) -> Iterator[str]:
     yield "variants of a case run in turn within each round. **Ratios carry over to other machines; absolute"
     yield "numbers do not.** Servers, database and load generator share the cores of one machine, over loopback."
     yield ""
-    if run.quick:
-        yield "> This was a quick run: too few rounds to quote."
+    if warning(run):
+        yield f"> {warning(run)}"
         yield ""
     yield "| case | what | result | goal | |"
     yield "|---|---|---|---|---|"

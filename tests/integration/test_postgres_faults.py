@@ -92,16 +92,19 @@ async def test_connections_killed_at_random_lose_nothing_acknowledged(
 
         async def cut() -> None:
             connection = await asyncpg.connect(postgres_server.dsn())
-            while not stop.is_set():
+            for _ in range(30):
+                await asyncio.sleep(0.1)
                 await connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE application_name = 'outlast'"
                 )
-                await asyncio.sleep(0.08)
+            stop.set()
             await connection.close()
 
         async def client(number: int) -> None:
-            for step in range(10):
+            step = 0
+            while not stop.is_set():
+                step += 1
                 key = f"{number}-{step}"
                 while key not in acked:
                     try:
@@ -115,12 +118,11 @@ async def test_connections_killed_at_random_lose_nothing_acknowledged(
         async with anyio.create_task_group() as group:
             for number in range(16):
                 group.start_soon(client, number)
-        stop.set()
         await cutting
     async with opened(database) as store:
         found = await audit(store, DECIDERS)
-        assert len(found.entries) == len(acked) == 160
-        assert sorted(acked.values()) == list(range(160))
+        assert len(found.entries) == len(acked) > 100
+        assert sorted(acked.values()) == list(range(len(acked)))
     assert kinds <= {"storage-unreachable", "storage-answer-lost"}
     assert "storage-unreachable" in kinds
 

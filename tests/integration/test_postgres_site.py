@@ -77,7 +77,7 @@ async def test_a_node_with_other_keys_is_refused(tmp_path: Path, database: str) 
     """It would write what the others cannot read: without keys, or with keys of its own, it does not start."""
     async with open_site(at(tmp_path / "a", database)):
         pass
-    assert await refusal(at(tmp_path / "b", database)) == "root-key-missing"
+    assert await refusal(at(tmp_path / "b", database)) == "root-key-lost"
     (tmp_path / "b" / "secrets").mkdir(parents=True, mode=0o700)
     shutil.copy(tmp_path / "a/secrets/log.key", tmp_path / "b/secrets/log.key")
     (tmp_path / "b/secrets/root.key").touch(mode=0o600)

@@ -27,7 +27,7 @@ async def refusal(config: Config) -> str:
 
 
 @pytest.mark.parametrize(
-    ("secret", "code"), [("root.key", "root-key-missing"), ("log.key", "log-key-missing")]
+    ("secret", "code"), [("root.key", "root-key-lost"), ("log.key", "log-key-lost")]
 )
 async def test_a_lost_key_is_not_replaced(tmp_path: Path, secret: str, code: str) -> None:
     """A backup without secrets/: stored documents would be unreadable, the log under a key nobody pinned."""

@@ -223,6 +223,16 @@ def test_every_link_in_the_documentation_leads_somewhere() -> None:
     assert broken == []
 
 
+def test_every_page_is_listed() -> None:
+    """A page that the index does not name is not found by anyone."""
+    docs = ROOT / "docs"
+    index = (docs / "README.md").read_text()
+    pages = [path.relative_to(docs).as_posix() for path in docs.glob("*/*.md")]
+    # decisions have an index of their own
+    listed = [page for page in pages if not page.startswith("adr/") or page == "adr/README.md"]
+    assert [page for page in listed if f"]({page})" not in index] == []
+
+
 def test_decisions_are_numbered_and_listed() -> None:
     """ADR numbers have no gap and no double, and the index lists each."""
     folder = ROOT / "docs" / "adr"

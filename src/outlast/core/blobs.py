@@ -42,7 +42,7 @@ RECENT_BYTES = 16 * 1024 * 1024
 
 
 class Blobs:
-    """Bodies of all tenants in one store. Errors are those of the store, and Corrupt ``blob-corrupt``,
+    """Bodies of all tenants in one store. Errors are those of the store, and Corrupt ``blob-corrupt``, ``blob-missing``,
     ``envelope-corrupt`` or ``root-key-unknown``."""
 
     def __init__(self, store: Store, envelope: Envelope, ids: Ids) -> None:
@@ -76,6 +76,8 @@ class Blobs:
             async for piece in measured.stream():
                 yield piece
         except Refused as error:
+            if error.code == "blob-not-found":
+                raise _missing(ref) from error
             if error.code != "body-too-large":
                 raise
             raise _corrupt(ref) from error
@@ -173,6 +175,15 @@ async def _once(body: bytes) -> AsyncIterator[bytes]:
 
 def _too_large(max_bytes: int) -> Refused:
     return Refused("body-too-large", f"the body has more than {max_bytes} bytes")
+
+
+def _missing(ref: BlobRef) -> Corrupt:
+    """What a reference names was stored before the reference was: that it is gone is damage, no refusal."""
+    return Corrupt(
+        "blob-missing",
+        f"blob {ref.name} is on record and not in the store",
+        hint="Is the blob volume mounted, and of the same backup as the database? Then replay the dead jobs.",
+    )
 
 
 def _corrupt(ref: BlobRef) -> Corrupt:

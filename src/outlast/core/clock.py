@@ -22,6 +22,10 @@ MAX_DRIFT_MS = 60_000
 """A remote timestamp further ahead of ours than this is refused: it would drag our clock along."""
 
 
+MAX_RESUME_MS = 24 * 3_600_000
+"""How far ahead of the machine's clock a record may be that a restarted process still follows."""
+
+
 class Clock(Protocol):
     """What everything above takes its time from."""
 
@@ -63,9 +67,16 @@ class SystemClock:
         self._last_ms = max(self._last_ms, slewed_ms)
         return self._last_ms
 
-    def resume(self, floor_ms: int) -> None:
-        """Say nothing earlier than this, the time of what is already on record."""
+    def resume(self, floor_ms: int) -> bool:
+        """Say nothing earlier than this, the time of what is already on record.
+
+        False, and nothing is changed, where that is more than MAX_RESUME_MS ahead of the machine's clock: the record
+        was then dated by a clock that was wrong, and to follow it would make every certificate expired.
+        """
+        if floor_ms - self._wall_ns() // 1_000_000 > MAX_RESUME_MS:
+            return False
         self._last_ms = max(self._last_ms, floor_ms)
+        return True
 
     def stepped_back_ms(self) -> int:
         """By how many milliseconds the machine's wall clock is now behind what it once said; 0 if not."""

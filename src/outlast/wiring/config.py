@@ -190,6 +190,7 @@ def check(config: Config) -> Config:
             f"{twice!r} is the name of a provider and of an authority",
             hint="Policy, residency and health go by these names: give each its own.",
         )
+    _check_numbers(config)
     for name, document_class in config.classes.items():
         for kind, names, known in (
             ("provider", document_class.providers, config.providers),
@@ -212,6 +213,37 @@ def check(config: Config) -> Config:
         for name, document_class in config.classes.items()
     }
     return msgspec.structs.replace(config, classes=classes)
+
+
+_WORK_BOUNDS = {
+    "concurrency": (1, 4_096),
+    "lease_ms": (1_000, 3_600_000),
+    "max_backlog": (1, 10_000_000),
+    "sandboxes": (0, 256),
+}
+_CLASS_BOUNDS = {
+    "timestamp_patience_ms": (0, 3_600_000),
+    "timestamp_deadline_s": (1, 10 * 365 * 86_400),
+    "max_bytes": (1, 1 << 30),
+    "max_pages": (1, 1_000_000),
+    "reserve_bytes": (1_024, 256 * 1_024),
+    "max_signatures": (1, 100),
+}
+"""Least and most; beyond these a site would start and then refuse, or never do, everything."""
+
+
+def _check_numbers(config: Config) -> None:
+    tables: list[tuple[str, msgspec.Struct, dict[str, tuple[int, int]]]] = [
+        ("work", config.work, _WORK_BOUNDS),
+        *((f"classes.{name}", c, _CLASS_BOUNDS) for name, c in config.classes.items()),
+    ]
+    for table, section, bounds in tables:
+        for field, (least, most) in bounds.items():
+            value = getattr(section, field)
+            if not least <= value <= most:
+                raise Refused(
+                    "config-invalid", f"{table}.{field} is {value}; it can be {least} to {most}"
+                )
 
 
 _PATHS = frozenset(

@@ -25,9 +25,14 @@ def database(config: Config) -> Path:
 
 
 def load_root_keys(config: Config, entropy: Entropy, begun: bool) -> RootKeys:
-    """The root key, made if the site has not ``begun``; raises Refused ``root-key-missing``."""
+    """The root key, made if the site has not ``begun``; raises Refused ``root-key-lost``."""
     path = _root_key(config)
-    _must_exist(begun, path, "root-key-missing", "everything stored is encrypted under it")
+    if begun and not path.exists():
+        raise Refused(
+            "root-key-lost",
+            "root.key is missing, and everything that this site has stored is encrypted under it",
+            hint="Restore secrets/root.key from the backup that the database is of.",
+        )
     secret = secret_or_new(path)
     return RootKeys(LocalRootKey(ROOT_KEY_ID, bytes.fromhex(secret.decode()), entropy))
 
@@ -38,10 +43,14 @@ def root_key_digest(config: Config) -> str:
 
 
 def load_log_key(config: Config, begun: bool) -> LogKey:
-    """The log's keys, made if the site has not ``begun``; raises Refused ``log-key-missing``,
-    ``log-origin-changed``."""
+    """The log's keys, made if the site has not ``begun``; raises Refused ``log-key-lost``, ``log-origin-changed``."""
     path = config.data / "secrets" / "log.key"
-    _must_exist(begun, path, "log-key-missing", "readers of the log have pinned its public half")
+    if begun and not path.exists():
+        raise Refused(
+            "log-key-lost",
+            "log.key is missing, and readers of this site's log have pinned its public half",
+            hint="Restore secrets/log.key from the backup that the database is of.",
+        )
     if not path.exists():
         write_secret(path, LogKey.generate(config.origin).encode())
     key = LogKey.decode(read_secret(path))
@@ -56,12 +65,3 @@ def load_log_key(config: Config, begun: bool) -> LogKey:
 
 def _root_key(config: Config) -> Path:
     return config.data / "secrets" / "root.key"
-
-
-def _must_exist(begun: bool, path: Path, code: str, why: str) -> None:
-    if begun and not path.exists():
-        raise Refused(
-            code,
-            f"{path.name} is missing, and there is a database: {why}",
-            hint=f"Restore {path.parent.name}/{path.name} from the backup that the database is of.",
-        )

@@ -24,6 +24,7 @@ from outlast.core.clock import Clock, HybridClock, SystemClock, hlc_ms
 from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
 from outlast.core.envelope import Envelope
+from outlast.core.errors import Refused, Unavailable
 from outlast.core.ids import EntropyPool, Ids, system_random
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
@@ -161,7 +162,10 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with open_store(config, entropy) as (store, root_keys, log_key):
         # a wall clock that was set back while we were down must not take us behind our own record
-        system_clock.resume(hlc_ms((await store.head()).hlc))
+        if not system_clock.resume(hlc_ms((await store.head()).hlc)):
+            log.critical(
+                "the newest log entry is dated far ahead of this machine's clock: check it"
+            )
         blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         try:
@@ -225,7 +229,13 @@ def _assemble(
     authorities = build_authorities(config, clock)
 
     async def prepare(pdf: bytes, options: PrepareOptions) -> Prepared:
-        _, prepared = await sandbox.examine(pdf, _NO_LIMITS, options)
+        try:
+            _, prepared = await sandbox.examine(pdf, _NO_LIMITS, options)
+        except Refused as error:
+            if error.code != "pdf-too-costly":
+                raise
+            # it was not too costly at intake: this machine is busy, or its worker was killed
+            raise Unavailable("pdf-worker-overrun", error.message, hint=error.hint) from error
         return prepared
 
     large = asyncio.Semaphore(LARGE_DOCUMENTS)

@@ -128,6 +128,6 @@ async def test_delete(blobs: Blobs) -> None:
     ref = await blobs.put_bytes("acme", b"body")
     await blobs.delete(ref)
     await blobs.delete(ref)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Corrupt) as caught:
         await blobs.read("acme", ref)
-    assert caught.value.code == "blob-not-found"
+    assert caught.value.code == "blob-missing"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from outlast.core.commit import Idempotency
+from outlast.core.commit import Finish, Idempotency, Settle
 from outlast.core.errors import Refused, Unavailable
 from outlast.signing.api import PlaceAsk, SignatureAsk, Signing
 from outlast.testing.desk import CALLER, Desk
@@ -148,3 +148,22 @@ async def test_a_missed_deadline_is_on_record_while_later_signatures_are_stuck(
     request = await desk.request(request_id)
     assert request.label in ("queued", "signing")
     assert request.signatures[0].timestamp == "missed"
+
+
+async def test_a_missing_blob_fails_no_request_for_good(tmp_path: Path) -> None:
+    """A volume that was not mounted: the job becomes a dead letter, to be replayed once the bytes are back."""
+    desk = Desk(tmp_path)
+    await desk.enrol()
+    request_id = await desk.ask(await desk.upload(plain_pdf()))
+    away = dict(desk.blobs.stored)
+    desk.blobs.stored.clear()
+    desk.bodies._recent = type(desk.bodies._recent)()  # as after a restart
+    await desk.work(rounds=3)
+    assert (await desk.request(request_id)).label == "queued"
+    assert (await desk.store.job_counts()).dead == 1
+    desk.blobs.stored.update(away)
+    (dead,) = await desk.store.jobs("acme", state="dead")
+    again = Finish(job=dead.id, lease=dead.lease, expect="dead", state="ready")
+    await desk.committer.settle(Settle("acme", again))
+    await desk.work()
+    assert (await desk.request(request_id)).label == "completed"

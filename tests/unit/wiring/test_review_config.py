@@ -10,11 +10,13 @@ import pytest
 from outlast.adapters.keys.remote import RemoteSigner
 from outlast.adapters.keys.transit import TransitSigner
 from outlast.core.errors import Refused
+from outlast.signing.classes import DocumentClass
 from outlast.wiring.config import (
     AuthoritySection,
     Config,
     SoftwareProvider,
     TransitProvider,
+    WorkSection,
     check,
 )
 from outlast.wiring.providers import build_signer
@@ -53,3 +55,20 @@ def test_a_vaults_unreadable_ca_file_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(Refused, match="'vault'"):
         build_signer(Config(), "vault", provider)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (Config(work=WorkSection(concurrency=0)), "work.concurrency"),
+        (Config(work=WorkSection(lease_ms=10)), "work.lease_ms"),
+        (Config(work=WorkSection(max_backlog=0)), "work.max_backlog"),
+        (Config(classes={"gold": DocumentClass(reserve_bytes=100)}), "classes.gold.reserve_bytes"),
+        (Config(classes={"gold": DocumentClass(max_bytes=1 << 40)}), "classes.gold.max_bytes"),
+        (Config(classes={"gold": DocumentClass(max_signatures=0)}), "classes.gold.max_signatures"),
+    ],
+)
+def test_numbers_that_cannot_be_meant_are_refused(config: Config, named: str) -> None:
+    """A worker without hands accepts for ever; a reservation out of range refuses every upload."""
+    with pytest.raises(Refused, match=named):
+        check(config)

@@ -17,8 +17,11 @@ def demo(
     cli: Invocation,
     requests: Annotated[int, typer.Option(help="Documents to sign.")] = 200,
     folder: Annotated[
-        Path, typer.Option(help="Where everything goes; made, or emptied if it is a demo's.")
-    ] = Path("demo-data"),
+        Path | None,
+        typer.Option(
+            help="Where everything goes, as --data; made, or emptied if it is a demo's. Default: demo-data."
+        ),
+    ] = None,
     examples: Annotated[
         Path | None, typer.Option(help="A folder of PDFs to sign; default: those that come along.")
     ] = None,
@@ -33,6 +36,10 @@ def demo(
     from outlast.gameday.demo import DemoOptions, run_demo
 
     options = DemoOptions(
-        requests=requests, data=folder, json=cli.json, examples=examples, per_s=per_s
+        requests=requests,
+        data=folder or cli.data or Path("demo-data"),
+        json=cli.json,
+        examples=examples,
+        per_s=per_s,
     )
     raise typer.Exit(run_demo(options))

@@ -104,6 +104,11 @@ class Invocation:
         return config
 
     @property
+    def data(self) -> Path | None:
+        """The folder given with ``--data``, None where none was."""
+        return self._data
+
+    @property
     def config_path(self) -> Path | None:
         """The configuration's file, None where there is none."""
         if self._config_file is not None:
