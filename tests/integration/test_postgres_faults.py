@@ -416,7 +416,7 @@ async def test_synchronous_commit_is_on_whatever_the_database_says(
     database: str, postgres_server: PostgresServer
 ) -> None:
     """A default of the database or the user does not weaken our sessions."""
-    name = database.rsplit("/", 1)[1]
+    name = database.rsplit("/", 1)[1].partition("?")[0]
     postgres_server.run(f"ALTER DATABASE {name} SET synchronous_commit = off")
     postgres_server.run(
         f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'"
