@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from outlast.testing.postgres import PostgresServer
 
 STOP_GRACE_S = 10.0
 """How long a process may take to end after SIGTERM before it gets SIGKILL."""
@@ -80,6 +84,29 @@ def free_ports() -> Callable[[], int]:
 def free_port(free_ports: Callable[[], int]) -> int:
     """One loopback TCP port that nothing listens on."""
     return free_ports()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(free_ports: Callable[[], int]) -> Iterator[PostgresServer]:
+    """PostgreSQL as it ships, durable settings included; one for all tests of a process.
+
+    Its folder is not under ``tmp_path``, which other users may not enter: PostgreSQL refuses to run as root.
+    """
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="outlast-postgres-"))
+    folder.chmod(0o755)
+    server = PostgresServer(folder, free_ports())
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()  # nobody needs what a shutdown would still write
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> str:
+    """The address of an empty database on it, another for each test."""
+    return postgres_server.create_database()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 
 from outlast.core.errors import Conflict, OutlastError, Refused, Unavailable, Unknown
 from outlast.core.store.port import Needs, Snapshot, Store, WriteSet
+from outlast.core.store.postgres.engine import PostgresStore
 from outlast.core.store.sqlite import engine
 from outlast.core.store.sqlite.engine import SqliteStore
 from outlast.testing.ledger import Withdraw
@@ -42,6 +43,15 @@ def sqlite_bench(path: pathlib.Path) -> StoreBench:
     return StoreBench(open_store)
 
 
+def postgres_bench(dsn: str) -> StoreBench:
+    """A store on one PostgreSQL database."""
+
+    async def open_store() -> Store:
+        return await PostgresStore.open(dsn)
+
+    return StoreBench(open_store)
+
+
 @each_check
 async def test_memory(check: Check) -> None:
     """The dictionary is a store."""
@@ -52,6 +62,12 @@ async def test_memory(check: Check) -> None:
 async def test_sqlite(tmp_path: pathlib.Path, check: Check) -> None:
     """SQLite is a store."""
     await check(sqlite_bench(tmp_path / "site.db"))
+
+
+@each_check
+async def test_postgres(database: str, check: Check) -> None:
+    """PostgreSQL is a store."""
+    await check(postgres_bench(database))
 
 
 # -- the dictionary's faults --------------------------------------------------------------------------

@@ -58,6 +58,14 @@ class LogSection(_Section, frozen=True, kw_only=True):
     origin: str = ""
 
 
+class StoreSection(_Section, frozen=True, kw_only=True):
+    """The database. ``dsn_file`` holds a PostgreSQL address, password included; without it, SQLite in the data
+    folder. ``allow_unsafe``: use a server that does not sync to its disk (what was acknowledged may be lost)."""
+
+    dsn_file: str = ""
+    allow_unsafe: bool = False
+
+
 class StorageSection(_Section, frozen=True, kw_only=True):
     """``min_free_mb``: with less room than this the site is read-only."""
 
@@ -134,6 +142,7 @@ class Config(_Section, frozen=True, kw_only=True):
     http: HttpSection = HttpSection()
     work: WorkSection = WorkSection()
     log: LogSection = LogSection()
+    store: StoreSection = StoreSection()
     storage: StorageSection = StorageSection()
     policy: PolicySection = PolicySection()
     providers: dict[str, Provider] = msgspec.field(
@@ -240,7 +249,7 @@ def _check_numbers(config: Config) -> None:
 
 _PATHS = frozenset(
     {"data", "directory", "passphrase_file", "pin_file", "token_file", "ca_file",
-     "certificate_file", "key_file", "roots_file", "files"}
+     "certificate_file", "key_file", "roots_file", "files", "dsn_file"}
 )  # fmt: skip
 
 
@@ -261,6 +270,7 @@ def resolved(config: Config, base: Path) -> Config:
     return msgspec.structs.replace(
         config,
         site=section(config.site),
+        store=section(config.store),
         policy=section(config.policy),
         providers={name: section(p) for name, p in config.providers.items()},
         authorities={name: section(a) for name, a in config.authorities.items()},

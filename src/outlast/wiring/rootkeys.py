@@ -7,6 +7,7 @@ could verify the log. A log's key carries its origin; a configuration that has s
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from outlast.core.envelope import Entropy, LocalRootKey, RootKeys
@@ -23,10 +24,10 @@ def database(config: Config) -> Path:
     return config.data / "site.db"
 
 
-def load_root_keys(config: Config, entropy: Entropy) -> RootKeys:
-    """The root key; raises Refused ``root-key-lost``."""
-    path = config.data / "secrets" / "root.key"
-    if _is_lost(config, path):
+def load_root_keys(config: Config, entropy: Entropy, begun: bool) -> RootKeys:
+    """The root key, made if the site has not ``begun``; raises Refused ``root-key-lost``."""
+    path = _root_key(config)
+    if begun and not path.exists():
         raise Refused(
             "root-key-lost",
             "root.key is missing, and everything that this site has stored is encrypted under it",
@@ -36,10 +37,15 @@ def load_root_keys(config: Config, entropy: Entropy) -> RootKeys:
     return RootKeys(LocalRootKey(ROOT_KEY_ID, bytes.fromhex(secret.decode()), entropy))
 
 
-def load_log_key(config: Config) -> LogKey:
-    """The log's keys; raises Refused ``log-key-lost``, ``log-origin-changed``."""
+def root_key_digest(config: Config) -> str:
+    """Tells one root key from another and says nothing about it: it has 256 random bits."""
+    return hashlib.sha256(b"outlast root key\n" + read_secret(_root_key(config))).hexdigest()
+
+
+def load_log_key(config: Config, begun: bool) -> LogKey:
+    """The log's keys, made if the site has not ``begun``; raises Refused ``log-key-lost``, ``log-origin-changed``."""
     path = config.data / "secrets" / "log.key"
-    if _is_lost(config, path):
+    if begun and not path.exists():
         raise Refused(
             "log-key-lost",
             "log.key is missing, and readers of this site's log have pinned its public half",
@@ -57,5 +63,5 @@ def load_log_key(config: Config) -> LogKey:
     return key
 
 
-def _is_lost(config: Config, path: Path) -> bool:
-    return database(config).exists() and not path.exists()
+def _root_key(config: Config) -> Path:
+    return config.data / "secrets" / "root.key"

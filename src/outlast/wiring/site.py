@@ -37,7 +37,6 @@ from outlast.core.routing.health import ProviderConfig
 from outlast.core.routing.latency import DeadlineConfig
 from outlast.core.routing.router import Router
 from outlast.core.store.port import Store, WriteSet
-from outlast.core.store.sqlite.engine import SqliteStore
 from outlast.core.work.job import JobDecider
 from outlast.core.work.runner import Limits as RunnerLimits
 from outlast.core.work.runner import Runner
@@ -74,8 +73,8 @@ from outlast.wiring.providers import (
     regions,
     software_signer,
 )
-from outlast.wiring.rootkeys import database, load_log_key, load_root_keys
-from outlast.wiring.upkeep import keep_pruning
+from outlast.wiring.storage import open_store
+from outlast.wiring.upkeep import keep_following, keep_pruning
 from outlast.wiring.watch import Watch
 
 log = logging.getLogger("outlast.site")
@@ -178,10 +177,7 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     ids = Ids(clock, entropy)
     data = config.data
     _need_folder(data)
-    # the keys before the database: a database without them is a site that lost them
-    envelope, log_key = Envelope(load_root_keys(config, entropy), entropy), load_log_key(config)
-    store = await SqliteStore.open(database(config))
-    try:
+    async with open_store(config, entropy) as (store, root_keys, log_key):
         # a wall clock that was set back while we were down must not take us behind our own record
         if not system_clock.resume(hlc_ms((await store.head()).hlc)):
             log.critical(
@@ -195,7 +191,7 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     config,
                     clock,
                     ids,
-                    envelope,
+                    Envelope(root_keys, entropy),
                     log_key,
                     store,
                     blobs,
@@ -210,8 +206,6 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     await _close_providers(site)
         finally:
             blobs.close()
-    finally:
-        await store.close()
 
 
 async def _close_providers(site: Site) -> None:
@@ -232,7 +226,7 @@ def _assemble(
     ids: Ids,
     envelope: Envelope,
     log_key: LogKey,
-    store: SqliteStore,
+    store: Store,
     blobs: FilesystemBlobs,
     sandbox: PdfSandbox,
 ) -> Site:
@@ -464,6 +458,8 @@ async def run_site(site: Site) -> None:
             group.create_task(site.runner.run(), name="runner")
         group.create_task(site.watch.run(), name="watch")
         group.create_task(keep_pruning(site.store, site.clock), name="prune")
+        if site.config.store.dsn_file:
+            group.create_task(keep_following(site.publisher.wake), name="follow")
         group.create_task(_open_keys(site), name="open keys")
 
 

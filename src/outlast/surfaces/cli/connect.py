@@ -58,7 +58,8 @@ async def connected(
         async with over(endpoint, cli) as api:
             yield api
         return
-    if not make and not (cli.config.data / "site.db").exists():
+    database_here = cli.config.store.dsn_file or (cli.config.data / "site.db").exists()
+    if not make and not database_here:
         raise Refused(
             "no-site",
             f"there is no site in {cli.config.data}",

@@ -1,0 +1,340 @@
+"""The store of a site with several nodes: PostgreSQL through asyncpg.
+
+Each node has one session that writes and a pool that reads. A flush locks the log head's row before it looks at
+anything and holds it until its COMMIT has returned: so flushes of all nodes happen one after the other, log indices
+are in commit order without gaps, nothing that a plan has seen can change under it, and a job is claimed once
+without any lock of its own. What a node pays for that is a share of one commit per flush; group commit makes a
+flush carry hundreds of commands.
+
+Nothing is cached: another node may have written. A lease belongs to the node that took it: opening the store
+leaves the leases of others alone, closing it gives back its own, and those of a node that died run out.
+
+If the power goes, on this side or the server's: a transaction whose COMMIT had returned is on the server's disk
+(and on its synchronous standby's); one whose COMMIT had been sent may be, which is Unknown; any other is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable, Unknown
+from outlast.core.store.port import (
+    Head,
+    IdempotencyRow,
+    JobCounts,
+    JobRow,
+    JobState,
+    Needs,
+    Plan,
+    StreamItem,
+    StreamKey,
+    StreamRow,
+)
+from outlast.core.store.postgres.failure import RETRY_S, busy, translated, unknown
+from outlast.core.store.postgres.rows import load_arguments, snapshot_of, write_arguments
+from outlast.core.store.postgres.session import (
+    READ_TIMEOUT_S,
+    READER_SETTINGS,
+    arguments,
+    connect_writer,
+    prepare_schema,
+)
+from outlast.core.store.queries import load_queries
+
+log = logging.getLogger("outlast.store")
+
+READERS = 8
+"""Most sessions that read at once, per node."""
+POOL_WAIT_S = 5.0
+"""How long a read waits for one of them."""
+FLUSH_LIMIT_S = 30.0
+"""After this time without COMMIT's answer the connection is given up."""
+ROLLBACK_LIMIT_S = 2.0
+CLOSE_LIMIT_S = 5.0
+_AFTER_ALL = "\U0010ffff"
+"""Greater than any id."""
+_NOT_REPLICATED = "might not have been replicated"
+"""Of the warning with which PostgreSQL reports success for a commit that no standby has confirmed."""
+
+
+async def _leave(_connection: object) -> None:
+    """What is done to a reading session when it goes back into the pool: a read leaves nothing behind, and asyncpg's
+    own way would be a round trip per read."""
+
+
+class PostgresStore:
+    """`Store` on one PostgreSQL database, shared by the nodes of a site. Open with `PostgresStore.open`."""
+
+    def __init__(self, dsn: str, *, allow_unsafe: bool = False) -> None:
+        self._dsn = dsn
+        self._allow_unsafe = allow_unsafe
+        self._q = load_queries("outlast.core.store.postgres", "queries.sql")
+        self._writing = asyncio.Lock()
+        self._writer: asyncpg.Connection[Any] | None = None
+        self._pool: asyncpg.Pool[Any] | None = None
+        self._workers: set[str] = set()
+        self._unconfirmed = False
+        self._closed = False
+
+    @classmethod
+    async def open(cls, dsn: str, *, allow_unsafe: bool = False) -> PostgresStore:
+        """Connect, bring the schema up to date; ``dsn`` is ``postgresql://user:password@host,host:port/database``.
+
+        ``allow_unsafe`` accepts a server that does not sync to its disk. Raises Refused (address, login, rights,
+        settings, schema) or Unavailable (not reachable, standbys only), each saying what to do.
+        """
+        store = cls(dsn, allow_unsafe=allow_unsafe)
+        try:
+            await prepare_schema(await store._connected(), store._q)
+            with translated():
+                store._pool = await asyncpg.create_pool(
+                    **arguments(dsn, READER_SETTINGS),
+                    min_size=1,
+                    max_size=READERS,
+                    command_timeout=READ_TIMEOUT_S,
+                    reset=_leave,
+                )
+        except BaseException:
+            store._abandon()
+            raise
+        return store
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    async def flush(self, needs: Needs, plan: Plan) -> None:
+        async with self._writing:
+            db = await self._connected()
+            # Ends whatever it waits for. A cancelled COMMIT could be reported as done without its standby.
+            limit = asyncio.get_running_loop().call_later(FLUSH_LIMIT_S, db.terminate)
+            try:
+                await self._flush(db, needs, plan)
+            except BaseException as error:
+                await self._roll_back(db, error)
+                raise
+            finally:
+                limit.cancel()
+
+    async def _flush(self, db: asyncpg.Connection[Any], needs: Needs, plan: Plan) -> None:
+        with translated():
+            await db.execute(self._q["begin"])
+            row = await db.fetchrow(self._q["load"], *load_arguments(needs))
+        if row is None:
+            raise Corrupt("database-corrupt", "the row that says where the log stands is gone")
+        snapshot = snapshot_of(row, needs)
+        # Here, not in a thread: it is short, all Python, and the head's lock is held.
+        write = plan(snapshot)
+        if not write.changes(snapshot):
+            with translated():
+                await db.execute("ROLLBACK")  # a claim that found nothing, say: no sync for that
+            return
+        with translated():
+            await db.execute(self._q["write"], *write_arguments(write))
+        await self._commit(db)
+        self._workers.update(job.worker for job in write.jobs.values() if job.state == "leased")
+
+    async def _commit(self, db: asyncpg.Connection[Any]) -> None:
+        self._unconfirmed = False
+        with translated(committing=True):
+            commit = asyncio.ensure_future(db.execute("COMMIT"))
+            try:
+                done = await asyncio.shield(commit)
+            except asyncio.CancelledError:
+                db.terminate()  # before asyncpg hears of it, which would ask the server to cancel
+                await asyncio.wait([commit])
+                raise
+        if done != "COMMIT":
+            raise Unavailable(
+                "storage-error", "the server rolled a commit back", retry_after_s=RETRY_S
+            )
+        if self._unconfirmed:
+            raise unknown("no standby has confirmed it")
+
+    async def _roll_back(self, db: asyncpg.Connection[Any], error: BaseException) -> None:
+        """Make the session fit for the next flush, or have that one open its own."""
+        # What is wrong may be the session's: another primary by now, a plan for tables since changed.
+        if isinstance(error, Unavailable | Unknown) or not isinstance(error, Exception):
+            self._abandon()
+            return
+        try:
+            async with asyncio.timeout(ROLLBACK_LIMIT_S):
+                if db.is_in_transaction():
+                    await db.execute("ROLLBACK")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self._abandon()
+        except BaseException:  # cancelled: nobody knows what the session is in
+            self._abandon()
+            raise
+
+    async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._closed:
+            raise _closed()
+        if self._writer is None or self._writer.is_closed():
+            self._writer = await connect_writer(self._dsn, self._q, allow_unsafe=self._allow_unsafe)
+            self._writer.add_log_listener(self._heard)
+        return self._writer
+
+    def _heard(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        if _NOT_REPLICATED in f"{message} {getattr(message, 'detail', '')}":
+            self._unconfirmed = True
+
+    def _abandon(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.terminate()
+
+    async def prune(self, *, idempotency_before_ms: int, jobs_before_ms: int) -> int:
+        gone = 0
+        async with self._session() as db, db.transaction():
+            if await db.fetchval(self._q["prune_alone"]):
+                gone += await db.fetchval(self._q["prune_idempotency"], idempotency_before_ms)
+                gone += await db.fetchval(self._q["prune_jobs"], jobs_before_ms)
+        return gone
+
+    async def pin(self, name: str, value: str) -> None:
+        """Agree with the other nodes on a value, for good; raises Refused ``site-differs``."""
+        async with self._session() as db:
+            await db.execute(self._q["pin"], name, value)
+            pinned = await db.fetchval(self._q["pinned"], name)
+        if pinned != value:
+            raise Refused(
+                "site-differs",
+                f"this node's {name} is not that of the site in the database",
+                hint="Give every node of a site the same [site] name and a copy of the first node's secrets folder.",
+                scope="site",
+            )
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[asyncpg.Connection[Any]]:
+        """The writing session, for what is no flush."""
+        async with self._writing:
+            db = await self._connected()
+            limit = asyncio.get_running_loop().call_later(FLUSH_LIMIT_S, db.terminate)
+            try:
+                with translated():
+                    yield db
+            except Unavailable:
+                self._abandon()
+                raise
+            finally:
+                limit.cancel()
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    async def head(self) -> Head:
+        rows = await self._read("head")
+        return Head(*rows[0])
+
+    async def stream(self, key: StreamKey) -> StreamRow | None:
+        rows = await self._read("stream", *key)
+        return StreamRow(*rows[0]) if rows else None
+
+    async def idempotency(self, digest: bytes) -> IdempotencyRow | None:
+        rows = await self._read("idempotency", digest)
+        return IdempotencyRow(*rows[0]) if rows else None
+
+    async def streams(
+        self,
+        tenant: str,
+        kind: str,
+        *,
+        label: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[StreamItem]:
+        last = before if before is not None else _AFTER_ALL
+        if label is None:
+            rows = await self._read("list_streams", tenant, kind, last, limit)
+        else:
+            rows = await self._read("list_streams_labelled", tenant, kind, label, last, limit)
+        return [StreamItem(row[0], StreamRow(*row[1:])) for row in rows]
+
+    async def entries(self, start: int, limit: int) -> list[bytes]:
+        return [leaf for (leaf,) in await self._read("entries", start, limit)]
+
+    async def stream_entries(self, key: StreamKey, limit: int = 1000) -> list[tuple[int, bytes]]:
+        rows = await self._read("stream_entries", *key, limit)
+        return [(index, leaf) for index, leaf in rows]
+
+    async def job(self, job_id: int) -> JobRow | None:
+        rows = await self._read("job", job_id)
+        return JobRow(*rows[0]) if rows else None
+
+    async def jobs(
+        self, tenant: str, *, state: JobState | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[JobRow]:
+        if state is None:
+            rows = await self._read("jobs", tenant, after, limit)
+        else:
+            query = "jobs_stuck" if state in ("dead", "parked") else "jobs_in_state"
+            rows = await self._read(query, tenant, state, after, limit)
+        return [JobRow(*row) for row in rows]
+
+    async def job_counts(self) -> JobCounts:
+        rows = await self._read("job_counts")
+        return JobCounts(*rows[0])
+
+    async def count_jobs(self, kind: str) -> int:
+        rows = await self._read("count_kind", kind)
+        count: int = rows[0][0]
+        return count
+
+    async def next_due_ms(self, kinds: Sequence[str]) -> int | None:
+        rows = await self._read("next_due", list(kinds))
+        due: int | None = rows[0][0]
+        return due
+
+    async def subject_key(self, subject: str) -> bytes | None:
+        rows = await self._read("subject_key", subject)
+        return rows[0][0] if rows else None
+
+    async def counter(self, name: str) -> int:
+        rows = await self._read("counter", name)
+        return rows[0][0] if rows else 0
+
+    async def _read(self, name: str, *args: object) -> list[Any]:
+        if self._pool is None or self._closed:
+            raise _closed()
+        with translated():
+            try:
+                db = await self._pool.acquire(timeout=POOL_WAIT_S)
+            except TimeoutError:
+                raise busy(f"no session for reading came free in {POOL_WAIT_S:g} s") from None
+            try:
+                rows: list[Any] = await db.fetch(self._q[name], *args)
+                return rows
+            finally:
+                await self._pool.release(db)
+
+    async def close(self) -> None:
+        async with self._writing:
+            await self._give_back()
+            for part in (self._writer, self._pool):
+                if part is None:
+                    continue
+                try:
+                    async with asyncio.timeout(CLOSE_LIMIT_S):
+                        await part.close()
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    part.terminate()
+            self._writer, self._closed = None, True
+
+    async def _give_back(self) -> None:
+        """Void this node's leases, so that others need not wait until they run out."""
+        if not self._workers:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                db = await self._connected()
+                await db.execute(self._q["release_leases"], sorted(self._workers))
+        except (OutlastError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            log.warning("leases not given back, they run out by themselves: %s", error)
+
+
+def _closed() -> Unavailable:
+    return Unavailable("storage-closed", "the store is closed", scope="site")

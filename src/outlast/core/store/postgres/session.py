@@ -1,0 +1,160 @@
+"""Sessions with the server: how they are opened, what they insist on, and the schema they find.
+
+Every session asks for ``synchronous_commit=on`` and reads it back with the server's own ``fsync`` and
+``full_page_writes``: a site that cannot have them does not start. A server that only follows another is not used.
+The schema is brought up to this program's under a lock, so many nodes may start at once; a newer one is refused,
+and so are tables that somebody changed by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from outlast.core.errors import Refused
+from outlast.core.store.postgres.failure import invalid_address, translated
+from outlast.core.store.queries import load_migrations
+
+SCHEMA_PACKAGE = "outlast.core.store.postgres.migrations"
+MIN_SERVER = 150_000
+"""PostgreSQL 15, as ``server_version_num``: older ones are out of support or nearly so."""
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+"""The longest a read may take."""
+
+_COMMON = {
+    "application_name": "outlast",
+    "synchronous_commit": "on",
+    "jit": "off",
+    # All that is asked is by key or in an index's order. Plans made while the tables were empty must not be scans.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # half-open connections: found out in about 12 s, on the server's side too
+    "tcp_keepalives_idle": "6",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+WRITER_SETTINGS = {
+    # A node that stops while it holds the head's lock (suspended, cut off) must not stop the site: its
+    # session ends after 5 s. Who waits for the lock gives up after 10 s, which is retried.
+    "idle_in_transaction_session_timeout": "5s",
+    "lock_timeout": "10s",
+    # No statement_timeout: it would end the wait for a synchronous standby and report success.
+    "statement_timeout": "0",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_bitmapscan": "off",
+}
+READER_SETTINGS = {
+    "default_transaction_read_only": "on",
+    "statement_timeout": f"{READ_TIMEOUT_S:.0f}s",
+}
+
+
+def arguments(dsn: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    """What asyncpg's ``connect`` and ``create_pool`` are called with."""
+    return {
+        "dsn": dsn,
+        "timeout": CONNECT_TIMEOUT_S,
+        "max_cached_statement_lifetime": 0,
+        "server_settings": {**_COMMON, **settings},
+        # of several hosts, the one that takes writes
+        "target_session_attrs": SessionAttribute.primary,
+    }
+
+
+async def connect_writer(
+    dsn: str, queries: Mapping[str, str], *, allow_unsafe: bool
+) -> asyncpg.Connection[Any]:
+    """A session for flushes whose settings have been read back."""
+    with translated():
+        try:
+            connection = await asyncpg.connect(**arguments(dsn, WRITER_SETTINGS))
+        except ValueError:
+            raise invalid_address() from None
+    try:
+        await verify_settings(connection, queries, allow_unsafe=allow_unsafe)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def verify_settings(
+    connection: asyncpg.Connection[Any], queries: Mapping[str, str], *, allow_unsafe: bool
+) -> None:
+    """Raise Refused ``unsafe-storage``, ``server-too-old`` or ``server-encoding``."""
+    with translated():
+        row = await connection.fetchrow(queries["settings"])
+    version, encoding, synchronous, fsync, pages, _standby = row
+    if version < MIN_SERVER:
+        raise Refused(
+            "server-too-old",
+            f"the database server is PostgreSQL {version // 10_000}; {MIN_SERVER // 10_000} is needed",
+        )
+    if encoding != "UTF8":
+        raise Refused(
+            "server-encoding",
+            f"the database's encoding is {encoding}, UTF8 is needed",
+            hint="CREATE DATABASE outlast OWNER outlast ENCODING 'UTF8' TEMPLATE template0;",
+        )
+    if synchronous != "on" or ((fsync, pages) != ("on", "on") and not allow_unsafe):
+        raise Refused(
+            "unsafe-storage",
+            f"PostgreSQL runs with synchronous_commit={synchronous}, fsync={fsync}, full_page_writes={pages};"
+            " with any of them off, what was acknowledged may be lost",
+            hint="Set all three to on. For a test whose data may be lost: [store] allow_unsafe = true.",
+            scope="site",
+        )
+
+
+async def prepare_schema(connection: asyncpg.Connection[Any], queries: Mapping[str, str]) -> None:
+    """Bring the schema up to date; raises Refused ``schema-newer``, ``schema-drift``, ``storage-forbidden``."""
+    with translated():
+        async with connection.transaction():
+            await connection.execute(queries["migrate_alone"])
+            await _migrate(connection, queries)
+        missing = await connection.fetchval(queries["missing_rights"])
+        if missing:
+            raise Refused(
+                "storage-forbidden",
+                f"the database user lacks {missing}",
+                hint="Make it the owner of the database, or GRANT what docs/howto/postgresql.md lists.",
+                scope="site",
+            )
+        await _verify_schema(connection, queries)
+
+
+async def _migrate(connection: asyncpg.Connection[Any], queries: Mapping[str, str]) -> None:
+    migrations = load_migrations(SCHEMA_PACKAGE)
+    newest = migrations[-1][0]
+    version = 0
+    if await connection.fetchval(queries["schema_exists"]):
+        version = await connection.fetchval(queries["schema_version"])
+    else:
+        await connection.execute(queries["schema_create"])
+    if version > newest:
+        raise Refused(
+            "schema-newer",
+            f"the database has schema {version}, this program knows {newest}",
+            hint="Run the newer outlast that wrote it.",
+            scope="site",
+        )
+    for number, sql in migrations:
+        if number > version:
+            await connection.execute(sql)
+            await connection.execute(queries["schema_set"], number)
+
+
+_NOT_PREPARED = frozenset({"begin", "schema_create"})
+"""Several statements each, which cannot be prepared."""
+
+
+async def _verify_schema(connection: asyncpg.Connection[Any], queries: Mapping[str, str]) -> None:
+    """Have the server look at every query: a table or column that is not there, or of another type, is an error."""
+    for name, sql in queries.items():
+        if name not in _NOT_PREPARED:
+            await connection.prepare(sql)

@@ -1,0 +1,74 @@
+"""The site's database, and the keys that go with it: SQLite in the data folder, or PostgreSQL when `[store]` names one.
+
+Where there is a database already, its keys must be there too. SQLite shows that by its file, which is made after the
+keys; PostgreSQL, which several nodes share, by entries in its log, and it remembers what the first node's keys were:
+a node with others would write what the rest cannot read, and fork the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from outlast.core.envelope import Entropy, RootKeys
+from outlast.core.errors import Refused
+from outlast.core.log.logkey import LogKey
+from outlast.core.store.port import Store
+from outlast.core.store.sqlite.engine import SqliteStore
+from outlast.wiring.config import Config
+from outlast.wiring.rootkeys import database, load_log_key, load_root_keys, root_key_digest
+from outlast.wiring.secrets import read_secret
+
+
+class Opened(NamedTuple):
+    """An open database and the keys of the site in it."""
+
+    store: Store
+    root_keys: RootKeys
+    log_key: LogKey
+
+
+@asynccontextmanager
+async def open_store(config: Config, entropy: Entropy) -> AsyncIterator[Opened]:
+    """The database that the configuration names, closed at the end; raises Refused and Unavailable as the engines
+    do, and what is wrong with the keys."""
+    opening = _open_postgres if config.store.dsn_file else _open_sqlite
+    async with opening(config, entropy) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _open_sqlite(config: Config, entropy: Entropy) -> AsyncIterator[Opened]:
+    # the keys before the database: a database without them is a site that lost them
+    begun = database(config).exists()
+    root_keys, log_key = load_root_keys(config, entropy, begun), load_log_key(config, begun)
+    store = await SqliteStore.open(database(config))
+    try:
+        yield Opened(store, root_keys, log_key)
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _open_postgres(config: Config, entropy: Entropy) -> AsyncIterator[Opened]:
+    try:
+        from outlast.core.store.postgres.engine import PostgresStore
+    except ModuleNotFoundError as error:
+        raise Refused(
+            "store-driver-missing",
+            "[store] names a PostgreSQL database, and asyncpg is not installed",
+            hint="pip install 'outlast[postgres]'",
+        ) from error
+    dsn = read_secret(Path(config.store.dsn_file)).decode(errors="replace")
+    store = await PostgresStore.open(dsn, allow_unsafe=config.store.allow_unsafe)
+    try:
+        begun = (await store.head()).size > 0
+        root_keys, log_key = load_root_keys(config, entropy, begun), load_log_key(config, begun)
+        await store.pin("log name", config.origin)
+        await store.pin("log key", " ".join(log_key.vkeys))
+        await store.pin("root key", root_key_digest(config))
+        yield Opened(store, root_keys, log_key)
+    finally:
+        await store.close()
