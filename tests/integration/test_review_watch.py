@@ -43,3 +43,13 @@ async def test_an_ejection_is_recorded_once_the_disk_has_room_again(
         row = await site.store.stream(StreamKey(SITE_TENANT, KIND, "local"))
         assert row is not None
         assert row.label == "ejected"
+
+
+async def test_a_full_disk_is_said_though_the_mode_cannot_be_recorded(tmp_path: Path) -> None:
+    """Whoever asks whether to send work is told no, from the moment that the disk is seen to be full."""
+    async with open_site(check(Config(site=SiteSection(data=str(tmp_path / "data"))))) as site:
+        assert site.watch.stopped_by() == ()
+        site.watch.disk_free = 0
+        assert site.watch.mode.label == "normal"
+        assert "disk-low" in site.watch.stopped_by()[0]
+        assert (await site.watch.status()).verdict == "outage"

@@ -71,16 +71,19 @@ def status(
 ) -> Status:
     """Put the page together."""
     current = mode or SiteMode()
+    asked = assess(observed, limits, current.label)
+    # on a full disk the mode itself cannot be recorded: the page must not say "operational" meanwhile
+    works = asked.mode if asked.mode == "read-only" and not current.held else current.label
     return Status(
         site=site,
         version=version,
         at_ms=at_ms,
-        verdict=_verdict(current.label, signers),
+        verdict=_verdict(works, signers),
         mode=current.label,
         mode_since_ms=current.since_ms,
         mode_by_hand=current.held,
         mode_reasons=current.reasons,
-        reasons=assess(observed, limits, current.label).reasons,
+        reasons=asked.reasons,
         signers=signers,
         authorities=authorities,
         work=work or Work(),

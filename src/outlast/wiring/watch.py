@@ -173,6 +173,13 @@ class Watch:
         if asked.mode != self.mode.label and not self.mode.held:
             await self._submit(modes.KIND, modes.STREAM, assess)
 
+    def stopped_by(self) -> tuple[str, ...]:
+        """Why the site takes no new work although its mode does not say so yet: on a full disk the mode itself
+        cannot be recorded. Empty where mode and world agree, or a person decided."""
+        asked = modes.assess(self.observed(), self._limits, self.mode.label)
+        is_unsaid = asked.mode == "read-only" and self.mode.label != "read-only"
+        return asked.reasons if is_unsaid and not self.mode.held else ()
+
     async def _record_noticed(self) -> None:
         """Routing hands out each change once: one that cannot be written now stays first in line."""
         while self._noticed:

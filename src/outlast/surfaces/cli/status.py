@@ -74,7 +74,9 @@ def picture(page: Status) -> Text:
     lines = [
         f"[{_COLOURS[page.verdict]}]{page.verdict}[/]  site {escape(page.site)}, mode {page.mode}{by_hand}"
     ]
-    lines += [f"  why: {escape(reason)}" for reason in page.mode_reasons or page.reasons]
+    now, then = page.reasons, page.mode_reasons
+    why = then if page.mode_by_hand else now or then
+    lines += [f"  why: {escape(reason)}" for reason in why]
     lines += [
         f"  work   {work.ready} ready, {work.leased} running, {work.dead} dead, {work.parked} parked"
         f" ({work.drain_per_s:.1f}/s)",

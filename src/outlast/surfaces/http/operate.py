@@ -105,9 +105,10 @@ async def readyz(call: Call) -> Response:
     """GET /readyz: whether to send it new work."""
     site = call.ctx.site
     mode, failure = site.watch.mode.label, site.publisher.failure
-    reasons = []
+    reasons: list[str] = []
     if mode == "read-only":
         reasons.append("read-only: no new work is taken")
+    reasons.extend(site.watch.stopped_by())
     if failure is not None:
         reasons.append(f"log: {failure.code}")
     answer = Ready(ready=not reasons, mode=mode, reasons=tuple(reasons))
