@@ -7,6 +7,7 @@ request is repeated, within bounds, only when that cannot do its work twice (rea
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -150,12 +151,14 @@ class Api:
         **given: Any,
     ) -> httpx2.Response:
         end_s = self._clock.monotonic_s() + self.patience_s
-        tries = 0
+        failures: Counter[str] = Counter()
         while True:
-            tries += 1
             try:
                 response = await self._once(method, path, file, given)
             except (Unavailable, Unknown, Refused) as error:
+                # by code: a site that comes back after many tries may refuse the old token only then
+                failures[error.code] += 1
+                tries = failures[error.code]
                 pause_s = error.retry_after_s or min(PAUSE_S * 2 ** min(tries - 1, 8), MAX_PAUSE_S)
                 is_left = tries < TRIES or (
                     error.code in GONE
