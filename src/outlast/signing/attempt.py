@@ -11,6 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
+from outlast.core.clock import iso
 from outlast.core.commit import Submission
 from outlast.core.decider import Command
 from outlast.core.errors import Conflict, OutlastError, Refused, Unavailable
@@ -34,6 +35,8 @@ from outlast.signing.pdf.slots import SignatureFields
 from outlast.signing.source import Source
 from outlast.signing.world import Details, World
 
+CERTIFICATE_RETRY_S = 15.0
+"""How often a request looks whether there is a valid certificate again."""
 MAX_DETAIL_CHARS = 200
 """Of a provider's error kept on record."""
 
@@ -152,12 +155,21 @@ class Attempts:
                 hint="Enable it with `outlast keys enable`, or name another key.",
             )
         valid = [b for b in enabled if b.not_before_ms <= now_ms < b.not_after_ms]
-        if not valid:
+        if not enrolled:
             raise Refused(
                 "no-usable-certificate",
-                f"signing key {name!r} has no valid certificate at a provider that class"
+                f"signing key {name!r} is not enrolled at a provider that class"
                 f" {self._request.class_name!r} may use",
                 hint="Enrol a key and certificate with `outlast keys enrol`.",
+            )
+        if not valid:
+            # a certificate can be renewed and a clock set right: the request waits, then becomes a dead letter
+            raise Unavailable(
+                "no-valid-certificate",
+                f"no certificate of signing key {name!r} is valid at {iso(now_ms)}",
+                hint="Check this machine's clock, or enrol a new certificate with `outlast keys enrol`;"
+                " the request is retried by itself.",
+                retry_after_s=CERTIFICATE_RETRY_S,
             )
         return {b.provider: b for b in valid}
 

@@ -151,6 +151,21 @@ async def test_wrong_certificate_for_the_key_is_refused(tmp_path: Path) -> None:
         )
 
 
+async def test_expired_certificates_keep_a_request_waiting(tmp_path: Path) -> None:
+    """They can be renewed, or the clock may be wrong: the request is signed once a valid one is enrolled."""
+    desk = Desk(tmp_path)
+    await desk.enrol()
+    document = await desk.upload(plain_pdf())
+    desk.clock.advance(3 * 365 * 86_400_000)
+    request_id = await desk.ask(document)
+    await desk.work(rounds=3)
+    assert (await desk.request(request_id)).label == "queued"
+    assert desk.errors[0].code == "no-valid-certificate"
+    await desk.enrol()
+    await desk.work(rounds=80)
+    assert (await desk.request(request_id)).label == "completed"
+
+
 async def test_unknown_class_key_and_document_are_refused(tmp_path: Path) -> None:
     """Each with its own code, and nothing is written."""
     desk = Desk(tmp_path)

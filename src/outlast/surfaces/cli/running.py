@@ -58,6 +58,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None
     site: str
     mode: str
+    reasons: tuple[str, ...]
     data: str
     endpoint: str
     log_keys: tuple[str, ...]
@@ -226,6 +227,7 @@ async def _announce(
         token=token[1] if token else None,
         site=site.name,
         mode=site.watch.mode.label,
+        reasons=site.watch.mode.reasons,
         data=str(cli.config.data),
         endpoint=str(cli.config.data / "run" / "endpoint.json"),
         log_keys=site.log_vkeys,
@@ -275,6 +277,8 @@ def _print_started(console: Console, started: Started) -> None:
         f"  data     {escape(started.data)}",
         f"  log key  {escape(started.log_keys[0])}",
     ]
+    if started.mode != "normal":
+        lines[1:1] = [f"           {escape(reason)}" for reason in started.reasons]
     if started.token is not None:
         lines += [
             "",
