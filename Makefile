@@ -21,10 +21,10 @@ check: setup ## formatting, lint, types, import rule, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -n $(WORKERS) -q -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -q -m "not slow"
 
 test: setup ## all tests, against real servers
-	$(BIN)/pytest -n $(WORKERS) -q
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -q
 
 lint: setup ## check without the tests
 	$(BIN)/ruff format --check .
