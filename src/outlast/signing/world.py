@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -127,6 +127,7 @@ class World:
     signer_router: Router
     authority_router: Router
     degraded: Degrade = _permitted
+    decoded: dict[int, tuple[StreamRow, Any]] = field(default_factory=dict)
     actor: str = "worker"
     large: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
 
@@ -135,7 +136,7 @@ class World:
         row = await self.streams.stream(StreamKey(tenant, request.KIND, request_id))
         if row is None:
             raise Refused("request-not-found", "no such signature request")
-        state: request.Request = self.deciders.decode_state(request.KIND, row.state)
+        state: request.Request = self._decoded(request.KIND, row)
         return state
 
     async def document(self, tenant: str, document_id: str) -> document.Document:
@@ -143,7 +144,7 @@ class World:
         row = await self.streams.stream(StreamKey(tenant, document.KIND, document_id))
         if row is None:
             raise Refused("document-not-found", "no such document")
-        state: document.Document = self.deciders.decode_state(document.KIND, row.state)
+        state: document.Document = self._decoded(document.KIND, row)
         return state
 
     async def key(self, tenant: str, name: str) -> key.SigningKey:
@@ -155,7 +156,18 @@ class World:
                 f"no signing key is called {name!r}",
                 hint="See `outlast keys list`.",
             )
-        state: key.SigningKey = self.deciders.decode_state(key.KIND, row.state)
+        state: key.SigningKey = self._decoded(key.KIND, row)
+        return state
+
+    def _decoded(self, kind: str, row: StreamRow) -> Any:
+        """A row's state; the same row, which a store may keep, is decoded once."""
+        known = self.decoded.get(id(row))
+        if known is not None and known[0] is row:
+            return known[1]
+        state = self.deciders.decode_state(kind, row.state)
+        if len(self.decoded) >= MAX_DECODED:
+            self.decoded.clear()
+        self.decoded[id(row)] = (row, state)
         return state
 
     def class_of(self, name: str) -> DocumentClass:
@@ -222,6 +234,8 @@ class Subjects:
         self._open.pop((tenant, document_id), None)
 
 
+MAX_DECODED = 1_024
+"""Decoded states kept in memory, a few KiB each."""
 MAX_OPEN_KEYS = 4_096
 """Subject keys kept unwrapped in memory."""
 

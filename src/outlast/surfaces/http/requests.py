@@ -175,11 +175,12 @@ async def _until(call: Call, id_: str, wait_s: float, known: int | None) -> Requ
     while True:
         changed = changes.listen(key)
         try:
-            view = await site.signing.get(call.caller, id_)
-            done = view.status in FINAL if known is None else view.version != known
+            # most looks find nothing new: the whole view is made once, at the end
+            row = await site.store.stream(key)
+            done = row is None or (row.label in FINAL if known is None else row.version != known)
             left_s = end_s - site.clock.monotonic_s()
             if done or left_s <= 0 or call.ctx.closing.is_set():
-                return view
+                return await site.signing.get(call.caller, id_)
             async with asyncio.timeout(left_s):
                 await changed.wait()
         except TimeoutError:
