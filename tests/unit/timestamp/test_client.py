@@ -188,13 +188,14 @@ async def test_a_replayed_answer_is_refused() -> None:
 async def test_broken_networks(mode: Mode, warm: bool) -> None:
     """Silence and broken connections, before and after there is a connection, are Unavailable within the limits;
     afterwards it works again."""
-    limits = ExchangeLimits(connect_timeout_s=0.3, answer_timeout_s=0.3, pool_timeout_s=0.3)
+    # room for a busy machine: the same limits hold when it works again
+    limits = ExchangeLimits(connect_timeout_s=1.5, answer_timeout_s=1.5, pool_timeout_s=1.5)
     async with serving(good) as port, FaultProxy("127.0.0.1", port) as proxy:
         authority = client(proxy.port, limits)
         if warm:
             await authority.stamp(DIGEST)
         await proxy.set(mode)
-        with anyio.fail_after(3):
+        with anyio.fail_after(10):
             error = await failure(authority.stamp(DIGEST))
             assert isinstance(error, Unavailable)
         await proxy.set("pass")
