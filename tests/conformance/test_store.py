@@ -149,6 +149,7 @@ async def test_sqlite_refuses_a_newer_schema(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "site.db"
     await (await SqliteStore.open(path)).close()
     db = apsw.Connection(str(path))
+    current = db.pragma("user_version")
     db.pragma("user_version", 9_999)
     db.close()
     for _ in range(2):
@@ -156,7 +157,7 @@ async def test_sqlite_refuses_a_newer_schema(tmp_path: pathlib.Path) -> None:
             await SqliteStore.open(path)
     db = apsw.Connection(str(path))
     assert db.pragma("user_version") == 9_999
-    db.pragma("user_version", 1)
+    db.pragma("user_version", current)
     db.close()
     await (await SqliteStore.open(path)).close()
 

@@ -90,7 +90,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     ``counters`` names the sequence numbers the command wants (handed to it as ``command.numbers``).
     ``expected_version`` makes it optimistic: Conflict when the stream is elsewhere. ``subject_key`` is kept,
-    wrapped, beside the log, so that destroying it makes the stream's personal fields unreadable.
+    wrapped, beside the log, so that destroying it makes the stream's personal fields unreadable. ``trace`` (a W3C
+    ``traceparent``) goes with the jobs that follow; it is no part of the log.
     """
 
     tenant: str
@@ -105,6 +106,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     expected_version: int | None = None
     finish: Finish | None = None
     subject_key: bytes | None = None
+    trace: str = ""
 
     @property
     def key(self) -> StreamKey:
@@ -438,7 +440,7 @@ class _Flush:
         self._write.new_jobs.add(job_id)
         self._write.jobs[job_id] = JobRow(
             job_id, work.tenant, job.kind, f"{work.kind}/{work.stream}", payload, "ready",
-            job.run_at_ms or self._now_ms, 0, "", 0, 0, cause, self._now_ms, "",
+            job.run_at_ms or self._now_ms, 0, "", 0, 0, cause, self._now_ms, "", work.trace,
         )  # fmt: skip
 
     def _remember(self, digest: bytes, idempotency: Idempotency, receipt: Receipt) -> None:

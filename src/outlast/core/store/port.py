@@ -58,7 +58,8 @@ class IdempotencyRow(msgspec.Struct, frozen=True):
 
 class JobRow(msgspec.Struct, frozen=True):
     """Durable work. ``lease`` grows at every claim and fences whoever held the job before. ``stream``
-    (``kind/id``) is whose event made it, at log index ``cause``."""
+    (``kind/id``) is whose event made it, at log index ``cause``; ``trace`` is the W3C ``traceparent`` of the request
+    that led to it, or empty."""
 
     id: int
     tenant: str
@@ -74,6 +75,7 @@ class JobRow(msgspec.Struct, frozen=True):
     cause: int
     created_ms: int
     error: str
+    trace: str = ""
 
 
 class Head(msgspec.Struct, frozen=True):

@@ -5,6 +5,8 @@ Part of the suite in `testing.suites.store`; `ALL_CHECKS` is both parts.
 
 from __future__ import annotations
 
+import msgspec
+
 from outlast.core.commit import Finish, Settle
 from outlast.core.store.port import JobCounts, JobRow
 from outlast.testing.ledger import JOB
@@ -25,11 +27,12 @@ OTHER = "ledger.other"
 async def makes_jobs_with_their_event(bench: StoreBench) -> None:
     """A job carries its tenant, stream, cause and payload, and is ready; a refused command makes none."""
     async with bench.open() as store:
-        await bench.put(store, work("x"), work("a", deposit(jobs=2, run_at_ms=5)))
+        traced = msgspec.structs.replace(work("a", deposit(jobs=2, run_at_ms=5)), trace="00-7-7-01")
+        await bench.put(store, work("x"), traced)
         first, second = await store.jobs("t1")
         assert first == JobRow(
             1, "t1", JOB, "ledger.account/a", b'{"part":0,"ballast":""}', "ready",
-            5, 0, "", 0, 0, 1, bench.clock.now_ms(), "",
+            5, 0, "", 0, 0, 1, bench.clock.now_ms(), "", "00-7-7-01",
         )  # fmt: skip
         assert (second.id, second.payload) == (2, b'{"part":1,"ballast":""}')
         assert await store.job(2) == second

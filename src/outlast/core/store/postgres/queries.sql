@@ -20,7 +20,7 @@ SELECT h.size, h.edge, h.hlc, h.next_job,
     ),
     ARRAY(
         SELECT ROW (id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts,
-                    cause, created_ms, error)
+                    cause, created_ms, error, trace)
         FROM job WHERE id = ANY ($5::bigint[])
     ),
     ARRAY(
@@ -28,7 +28,7 @@ SELECT h.size, h.edge, h.hlc, h.next_job,
     ),
     ARRAY(
         SELECT ROW (ask.number, j.id, j.tenant, j.kind, j.stream, j.payload, j.state, j.run_at_ms, j.lease, j.worker,
-                    j.lease_until_ms, j.attempts, j.cause, j.created_ms, j.error)
+                    j.lease_until_ms, j.attempts, j.cause, j.created_ms, j.error, j.trace)
         FROM unnest($7::bigint[], $8::text[]) WITH ORDINALITY AS ask (now_ms, kinds, number)
         CROSS JOIN LATERAL (
             (SELECT 1 AS part, lease_until_ms AS at_ms, job.* FROM job
@@ -64,22 +64,22 @@ WITH new_entry AS (
     SELECT * FROM unnest($24::bytea[], $25::bytea[], $26::bytea[], $27::bigint[])
 ), new_job AS (
     INSERT INTO job (id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts,
-                     cause, created_ms, error)
+                     cause, created_ms, error, trace)
     SELECT * FROM unnest($28::bigint[], $29::text[], $30::text[], $31::text[], $32::bytea[], $33::text[],
                          $34::bigint[], $35::bigint[], $36::text[], $37::bigint[], $38::bigint[], $39::bigint[],
-                         $40::bigint[], $41::text[])
+                         $40::bigint[], $41::text[], $42::text[])
 ), changed_job AS (
     UPDATE job j
     SET state = w.state, run_at_ms = w.run_at_ms, lease = w.lease, worker = w.worker,
         lease_until_ms = w.lease_until_ms, attempts = w.attempts, error = w.error
-    FROM unnest($42::bigint[], $43::text[], $44::bigint[], $45::bigint[], $46::text[], $47::bigint[], $48::bigint[],
-                $49::text[]) AS w (id, state, run_at_ms, lease, worker, lease_until_ms, attempts, error)
+    FROM unnest($43::bigint[], $44::text[], $45::bigint[], $46::bigint[], $47::text[], $48::bigint[], $49::bigint[],
+                $50::text[]) AS w (id, state, run_at_ms, lease, worker, lease_until_ms, attempts, error)
     WHERE j.id = w.id
 ), new_counter AS (
-    INSERT INTO counter (name, value) SELECT * FROM unnest($50::text[], $51::bigint[])
+    INSERT INTO counter (name, value) SELECT * FROM unnest($51::text[], $52::bigint[])
     ON CONFLICT (name) DO UPDATE SET value = excluded.value
 ), new_subject_key AS (
-    INSERT INTO subject_key (subject, wrapped) SELECT * FROM unnest($52::text[], $53::bytea[])
+    INSERT INTO subject_key (subject, wrapped) SELECT * FROM unnest($53::text[], $54::bytea[])
 )
 UPDATE head SET size = $1, edge = $2, hlc = $3, next_job = $4 WHERE one = 1;
 
@@ -117,23 +117,23 @@ SELECT idx, leaf FROM chain ORDER BY idx;
 
 -- name: job
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE id = $1;
 
 -- name: jobs
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
 
 -- name: jobs_in_state
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE tenant = $1 AND state = $2 AND id > $3 ORDER BY id LIMIT $4;
 
 -- name: jobs_stuck
 -- The second condition lets PostgreSQL see that the partial index job_stuck has them all.
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE tenant = $1 AND state = $2 AND state IN ('dead', 'parked') AND id > $3 ORDER BY id LIMIT $4;
 
 -- name: job_counts

@@ -75,7 +75,7 @@ def write_arguments(write: WriteSet) -> list[object]:
         *_columns(new_streams, 8),
         *_columns(streams, 8),
         *_columns(map(msgspec.structs.astuple, write.idempotency), 4),
-        *_columns(new_jobs, 14),
+        *_columns(new_jobs, 15),
         *_columns(jobs, 8),
         *_columns(write.counters.items(), 2),
         *_columns(write.subject_keys.items(), 2),

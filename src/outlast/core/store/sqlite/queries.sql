@@ -53,18 +53,18 @@ INSERT INTO idempotency (digest, body, receipt, created_ms) VALUES /*rows*/ (?, 
 
 -- name: job
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE id = ?;
 
 -- name: find_jobs
 SELECT j.id, j.tenant, j.kind, j.stream, j.payload, j.state, j.run_at_ms, j.lease, j.worker, j.lease_until_ms,
-       j.attempts, j.cause, j.created_ms, j.error
+       j.attempts, j.cause, j.created_ms, j.error, j.trace
 FROM (VALUES /*rows*/ (?)) AS v CROSS JOIN job AS j ON j.id = v.column1;
 
 -- name: insert_job
 INSERT INTO job (id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts,
-                 cause, created_ms, error)
-VALUES /*rows*/ (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                 cause, created_ms, error, trace)
+VALUES /*rows*/ (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: update_job
 UPDATE job SET state = v.column2, run_at_ms = v.column3, lease = v.column4, worker = v.column5,
@@ -74,30 +74,30 @@ WHERE job.id = v.column1;
 
 -- name: due_jobs
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE state = 'ready' AND run_at_ms <= ? AND kind IN (SELECT value FROM json_each(?))
 ORDER BY run_at_ms, id LIMIT ?;
 
 -- name: expired_jobs
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE state = 'leased' AND lease_until_ms <= ? AND kind IN (SELECT value FROM json_each(?))
 ORDER BY lease_until_ms, id LIMIT ?;
 
 -- name: jobs
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?;
 
 -- name: jobs_in_state
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE tenant = ? AND state = ? AND id > ? ORDER BY id LIMIT ?;
 
 -- name: jobs_stuck
 -- The second condition lets SQLite see that the partial index job_stuck has them all.
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error
+       created_ms, error, trace
 FROM job WHERE tenant = ? AND state = ? AND state IN ('dead', 'parked') AND id > ? ORDER BY id LIMIT ?;
 
 -- name: count_ready

@@ -1,0 +1,2 @@
+-- The W3C traceparent of the request that led to a job. Code of before leaves it empty.
+ALTER TABLE job ADD COLUMN trace TEXT NOT NULL DEFAULT '';
