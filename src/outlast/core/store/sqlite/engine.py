@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -136,8 +137,9 @@ class SqliteStore:
         self._read_lock = threading.Lock()
         self._scan_lock = threading.Lock()
         # What was written last is what is there: this process is the only writer. A row that a reader fetched
-        # is kept only if nothing was committed meanwhile.
-        self._newest: dict[StreamKey, StreamRow] = {}
+        # is kept only if nothing was committed meanwhile. (Ordered: the first item of a plain dict costs a walk over
+        # all those removed before it.)
+        self._newest: OrderedDict[StreamKey, StreamRow] = OrderedDict()
         self._newest_lock = threading.Lock()
         self._commits = 0
         self._turn = asyncio.Lock()
@@ -239,13 +241,13 @@ class SqliteStore:
         with self._newest_lock:
             self._commits += 1
             for key, row in streams.items():
-                self._newest.pop(key, None)
                 self._newest[key] = row
+                self._newest.move_to_end(key)
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         for _ in range(len(self._newest) - CACHED_STREAMS):
-            del self._newest[next(iter(self._newest))]
+            self._newest.popitem(last=False)
 
     def _load(self, needs: Needs) -> Snapshot:
         db, q = self._writer, self._q
