@@ -52,6 +52,9 @@ log = logging.getLogger("outlast.commit")
 MAX_FLUSH = 256
 """Most submissions in one transaction: bounds how long it takes, and holds up the event loop (about 20 ms)."""
 
+MAX_FLUSH_WEIGHT = 1_280
+"""Events after which a flush takes no further submission in: one with many must not make a flush of hundreds long."""
+
 MAX_WAITING = 8192
 """Most submissions waiting for a flush; more are refused as overloaded."""
 
@@ -91,7 +94,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     ``counters`` names the sequence numbers the command wants (handed to it as ``command.numbers``).
     ``expected_version`` makes it optimistic: Conflict when the stream is elsewhere. ``subject_key`` is kept,
     wrapped, beside the log, so that destroying it makes the stream's personal fields unreadable. ``trace`` (a W3C
-    ``traceparent``) goes with the jobs that follow; it is no part of the log.
+    ``traceparent``) goes with the jobs that follow; it is no part of the log. ``weight`` is about how many events it
+    leads to.
     """
 
     tenant: str
@@ -107,6 +111,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     finish: Finish | None = None
     subject_key: bytes | None = None
     trace: str = ""
+    weight: int = 1
 
     @property
     def key(self) -> StreamKey:
@@ -524,11 +529,21 @@ class Committer:
     async def _flush_all(self) -> None:
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(MAX_FLUSH, len(self._waiting)))]
-                # a caller that gave up before its turn is not committed
-                await self._flush([(w, f) for w, f in batch if not f.done()])
+                if batch := self._next_batch():
+                    await self._flush(batch)
         finally:
             self._task = None
+
+    def _next_batch(self) -> list[tuple[Work, asyncio.Future[Any]]]:
+        batch: list[tuple[Work, asyncio.Future[Any]]] = []
+        waiting, weight = self._waiting, 0
+        while waiting and len(batch) < MAX_FLUSH and weight < MAX_FLUSH_WEIGHT:
+            work, future = waiting.popleft()
+            if future.done():  # a caller that gave up before its turn is not committed
+                continue
+            batch.append((work, future))
+            weight += work.weight if isinstance(work, Submission) else 1
+        return batch
 
     async def _flush(self, batch: list[tuple[Work, asyncio.Future[Any]]]) -> None:
         works = [work for work, _ in batch]

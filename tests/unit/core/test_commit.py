@@ -344,3 +344,15 @@ async def test_settling_a_job_needs_no_event() -> None:
     with pytest.raises(Conflict, match="job-fenced"):
         await site.committer.settle(Settle("t1", Finish(job=job.id, lease=job.lease)))
     assert (await site.store.head()).size == 1
+
+
+async def test_heavy_submissions_do_not_share_a_flush_with_hundreds() -> None:
+    """A submission that leads to many events ends the flush it is in: what came after it forms the next."""
+    site = Site()
+    held = await site.hold()
+    heavy = msgspec.structs.replace(work("heavy"), weight=commit.MAX_FLUSH_WEIGHT)
+    waiting = [site.later(each) for each in (work("a"), heavy, work("b"), work("c"))]
+    await asyncio.sleep(0)
+    site.gate.set()
+    await asyncio.gather(held, *waiting)
+    assert [len(write.entries) for write in site.written] == [1, 2, 2]
