@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from outlast.core.clock import Clock
 from outlast.core.errors import Corrupt, Refused, Unavailable
@@ -58,12 +58,23 @@ class Archive(Protocol):
 Sign = Callable[[int, bytes], bytes]
 """``(size, root)`` -> the signed checkpoint."""
 
+OffLoop = Callable[..., Awaitable[Any]]
+"""``(function, *arguments)`` -> its result, made where it holds nobody up; the simulator has its own."""
+
 
 class Publisher:
     """Publishes one site's log. ``published`` is the size of the newest visible checkpoint."""
 
-    def __init__(self, store: Store, archive: Archive, sign: Sign, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        archive: Archive,
+        sign: Sign,
+        clock: Clock,
+        off_loop: OffLoop = asyncio.to_thread,
+    ) -> None:
         self._store = store
+        self._off_loop = off_loop
         self._archive = archive
         self._sign = sign
         self._clock = clock
@@ -90,21 +101,21 @@ class Publisher:
     async def begin(self) -> None:
         """The first publication, to be awaited before anything is done that this log says is still to be done: a
         store restored from a backup owes what has been done since. Afterwards ``failure`` is to be looked at."""
-        await self._attempt()
+        await self.attempt()
 
     async def run(self) -> None:
         """Publish until cancelled. A fork or a damaged tile stops publishing and is kept in ``failure``."""
         while self.failure is None:
             started = self._clock.monotonic_s()
-            if not await self._attempt():
+            if not await self.attempt():
                 await asyncio.sleep(RETRY_S)
                 continue
             self.lag_s = self._clock.monotonic_s() - started
             await asyncio.sleep(max(0.0, CADENCE_S - self.lag_s))
             await self._wake.wait()
 
-    async def _attempt(self) -> bool:
-        """Publish; False where it did not succeed."""
+    async def attempt(self) -> bool:
+        """Publish what there is; False where it did not succeed, and is to be tried again unless ``failure`` is set."""
         try:
             await self.publish_once()
         except (Corrupt, Refused) as error:
@@ -138,7 +149,7 @@ class Publisher:
                 hint="Run `outlast log fsck`.",
                 scope="log",
             )
-        await asyncio.to_thread(self._archive.publish, self._sign(tree.size, tree.root))
+        await self._off_loop(self._archive.publish, self._sign(tree.size, tree.root))
         async with self._moved:
             self.published = tree.size
             self._moved.notify_all()
@@ -157,7 +168,7 @@ class Publisher:
                     hint="Keep the database, and restore it from a copy.",
                     scope="log",
                 )
-            tree = await asyncio.to_thread(self._archive.grow, start, entries)
+            tree: Tree = await self._off_loop(self._archive.grow, start, entries)
             start += len(entries)
             if start >= size:
                 return tree

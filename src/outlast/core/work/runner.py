@@ -216,7 +216,7 @@ class Runner:
     async def _handle(self, job: Job) -> None:
         kind = self._kinds[job.row.kind]
         try:
-            _check_attempts(job.row, kind.backoff)
+            check_attempts(job.row, kind.backoff)
             await kind.handler(job)
             if not job.finished:
                 await self._committer.settle(Settle(job.tenant, job.done()))
@@ -272,7 +272,7 @@ class Runner:
             log.warning("job %d: heartbeat not written: %s", row.id, error)
 
 
-def _check_attempts(job: JobRow, backoff: BackoffPolicy) -> None:
+def check_attempts(job: JobRow, backoff: BackoffPolicy) -> None:
     """A job that ends its process leaves no exception to judge it by; it is known by coming back too often."""
     if job.attempts > backoff.attempts:
         raise Refused(
