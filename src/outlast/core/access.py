@@ -39,6 +39,7 @@ SCOPES = (
     "keys:read",
     "keys:write",
     "log:read",
+    "log:append",
     "operate",
     "admin",
 )

@@ -40,8 +40,10 @@ from outlast.core.store.port import Store, WriteSet
 from outlast.core.work.job import JobDecider
 from outlast.core.work.runner import Limits as RunnerLimits
 from outlast.core.work.runner import Runner
+from outlast.operations.api import Journals
+from outlast.operations.model.journal import JournalDecider
 from outlast.operations.model.mode import Limits as ModeLimits
-from outlast.operations.model.mode import ModeDecider
+from outlast.operations.model.mode import ModeDecider, refusal
 from outlast.operations.model.provider import ProviderDecider
 from outlast.ports.keys import Signer
 from outlast.ports.timestamp import TimestampAuthority
@@ -114,6 +116,7 @@ class Site:
     runner: Runner
     world: World
     signing: Signing
+    journals: Journals
     policy: PolicySet
     gate: Gate
     log_vkeys: tuple[str, ...]
@@ -139,6 +142,7 @@ def _deciders() -> Deciders:
             ApiKeyDecider(),
             ModeDecider(),
             ProviderDecider(),
+            JournalDecider(),
         ]
     )
 
@@ -329,6 +333,13 @@ def _assemble(
         runner=runner,
         world=world,
         signing=Signing(world, store, Intake(bodies, sandbox.examine, spool), ids, watch.admit),
+        journals=Journals(
+            committer,
+            store,
+            clock,
+            config.site.name,
+            lambda: refusal(watch.mode.label, "accept"),
+        ),
         policy=policy,
         gate=gate,
         log_vkeys=log_key.vkeys,

@@ -21,18 +21,17 @@ import msgspec
 
 from outlast.core.decider import Command, Decision, Event
 from outlast.core.errors import OutlastError, Refused, Unavailable
+from outlast.operations.model.reason import stated
 
 KIND = "operations.mode"
 STREAM = "site"
-"""A site has one mode: the name of its stream."""
+"""The stream of the mode: what a person set for the whole site, and what the rule says where a site is one process.
+Where several nodes share a site the rule looks at each by itself, and says so in a stream by the node's name."""
 
 Mode = Literal["normal", "degraded", "isolated", "read-only"]
 Work = Literal["read", "accept", "local", "remote", "operate"]
 """What a mode may stop: reading; taking new work; work with what this site has itself; work with providers
 elsewhere; operating."""
-
-MAX_REASON_CHARS = 500
-"""Of a reason given by hand."""
 
 RETRY_AFTER_S = 30.0
 """When to come back to a site that refuses because of its mode: a person or the rule must act first."""
@@ -107,11 +106,11 @@ class SetMode(Command, frozen=True, kw_only=True):
 
 
 class ReleaseMode(Command, frozen=True, kw_only=True):
-    """A person hands the mode back to the rule, and says why."""
+    """A person hands the mode back to the rule, and says why. ``observed`` None: the rule speaks in other streams."""
 
     reason: str
     actor: str
-    observed: Observed
+    observed: Observed | None
     limits: Limits = Limits()
 
 
@@ -216,6 +215,8 @@ def _ailing(observed: Observed) -> tuple[str, ...]:
 
 
 def _by_rule(command: AssessMode | ReleaseMode, now: SiteMode) -> tuple[ModeEntered, ...]:
+    if command.observed is None:
+        return ()
     asked = assess(command.observed, command.limits, now.label)
     if asked.mode == now.label:
         return ()
@@ -223,7 +224,7 @@ def _by_rule(command: AssessMode | ReleaseMode, now: SiteMode) -> tuple[ModeEnte
 
 
 def _by_hand(command: SetMode, now: SiteMode) -> Decision[ModeEntered | ModeReleased]:
-    reason = f"by-hand: {_reason(command.reason)}"
+    reason = f"by-hand: {stated(command.reason)}"
     if now.held and now.label == command.mode and now.reasons == (reason,):
         return Decision()
     return Decision(events=(_entered(command, command.mode, now, (reason,), by_hand=True),))
@@ -232,9 +233,7 @@ def _by_hand(command: SetMode, now: SiteMode) -> Decision[ModeEntered | ModeRele
 def _released(command: ReleaseMode, now: SiteMode) -> Decision[ModeEntered | ModeReleased]:
     if not now.held:
         raise Refused("mode-not-held", "the mode was not set by hand: there is nothing to release")
-    released = ModeReleased(
-        reason=_reason(command.reason), actor=command.actor, at_ms=command.at_ms
-    )
+    released = ModeReleased(reason=stated(command.reason), actor=command.actor, at_ms=command.at_ms)
     return Decision(events=(released, *_by_rule(command, now)))
 
 
@@ -253,9 +252,3 @@ def _entered(
         by_hand=by_hand,
         at_ms=command.at_ms,
     )
-
-
-def _reason(text: str) -> str:
-    if not text.strip():
-        raise Refused("reason-missing", "say why", hint="The reason goes on record.")
-    return text.strip()[:MAX_REASON_CHARS]

@@ -24,14 +24,12 @@ from outlast.core.routing.changes import (
     ProviderRestored,
     ProviderThrottled,
 )
+from outlast.operations.model.reason import stated
 
 KIND = "operations.provider"
 
 THROTTLE_RECORD_MS = 60_000
 """Least time between two recorded pleas of one provider to slow down."""
-
-MAX_REASON_CHARS = 500
-"""Of a reason given by hand."""
 
 
 class ProviderDisabled(Event, frozen=True, kw_only=True):
@@ -137,7 +135,7 @@ def _noted(change: HealthChange, state: Provider | None) -> tuple[ProviderEvent,
 
 
 def _disable(command: DisableProvider, state: Provider | None) -> Decision[ProviderEvent]:
-    reason = _reason(command.reason)
+    reason = stated(command.reason)
     if state is not None and state.disabled_reason == reason:
         return Decision()
     event = ProviderDisabled(
@@ -147,7 +145,7 @@ def _disable(command: DisableProvider, state: Provider | None) -> Decision[Provi
 
 
 def _enable(command: EnableProvider, state: Provider | None) -> Decision[ProviderEvent]:
-    reason = _reason(command.reason)
+    reason = stated(command.reason)
     if state is None or not state.disabled_reason:
         return Decision()
     event = ProviderEnabled(
@@ -181,9 +179,3 @@ def _label(record: Provider) -> Literal["in-use", "ejected", "disabled"]:
     if record.disabled_reason:
         return "disabled"
     return "ejected" if record.out_since_ms else "in-use"
-
-
-def _reason(text: str) -> str:
-    if not text.strip():
-        raise Refused("reason-missing", "say why", hint="The reason goes on record.")
-    return text.strip()[:MAX_REASON_CHARS]

@@ -25,6 +25,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     principal_burst: float = 200.0
     uploads: int = 16
     """Documents being taken in at once; each may hold a few MiB."""
+    appends: int = 8
+    """Batches for journals being taken in at once; each may hold some MiB until it is durable."""
     followers: int = 256
     """Event streams at once."""
 
@@ -41,6 +43,7 @@ class Context:
     changes: Changes
     metrics: Metrics
     uploads: Uploads
+    appends: Uploads
     closing: asyncio.Event
     """Set when the server is about to end: nobody is kept waiting any longer."""
 
@@ -68,6 +71,7 @@ def build_context(site: Site, options: HttpOptions, version: str) -> Context:
         changes=Changes(),
         metrics=Metrics(),
         uploads=Uploads(options.uploads),
+        appends=Uploads(options.appends),
         closing=asyncio.Event(),
     )
     site.watchers.append(context.committed)

@@ -23,6 +23,9 @@ MAX_KEY_CHARS = 255
 MAX_MEDIA_TYPE_CHARS = 127
 """Of a content type, parameters left out (RFC 6838, section 4.2)."""
 
+NDJSON = "application/x-ndjson"
+"""A JSON value on each line."""
+
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _IDEMPOTENCY_KEY = re.compile(rb'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])+)"|([\x21\x23-\x7e]+)')

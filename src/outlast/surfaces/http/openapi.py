@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from outlast import __version__
 from outlast.surfaces.http.call import Call, Handler
+from outlast.surfaces.http.headers import NDJSON
 from outlast.surfaces.http.problems import MEDIA_TYPE, Problem
 from outlast.surfaces.http.route import Parameter, Route
 
@@ -115,6 +116,8 @@ def _operation(route: Route, of: dict[int, Json]) -> Json:
 
 
 def _content(body: Any, of: dict[int, Json]) -> Json:
+    if body == NDJSON:
+        return {NDJSON: {"schema": {"type": "string"}, "example": '{"action":"login"}\n'}}
     if isinstance(body, str):
         binary: Json = {"schema": {"type": "string", "format": "binary"}}
         return {"application/pdf": binary, body: binary}

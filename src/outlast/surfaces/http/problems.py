@@ -73,6 +73,7 @@ STATUS: dict[str, int] = {
     "body-too-large": 413,
     "pdf-too-large": 413,
     "bulk-size": 413,
+    "batch-size": 413,
     "content-type": 415,
     "headers-too-large": 431,
     "idempotency-key-reused": 422,

@@ -28,7 +28,7 @@ from outlast.surfaces.http.call import (
     send_json,
 )
 from outlast.surfaces.http.documents import file_answer, started
-from outlast.surfaces.http.headers import Prefer
+from outlast.surfaces.http.headers import NDJSON, Prefer
 from outlast.surfaces.http.problems import malformed, problem_of
 from outlast.surfaces.http.wire import (
     Accepted,
@@ -46,7 +46,6 @@ MAX_BULK_BYTES = 4 * 1024 * 1024
 """Longest body of a bulk call, in bytes."""
 BULK_AT_ONCE = 128
 """Items of a bulk call under way at once: they share flushes and leave room for other callers."""
-NDJSON = "application/x-ndjson"
 
 _decode_ask = msgspec.json.Decoder(SignatureAsk)
 _decode_raw_array = msgspec.json.Decoder(list[msgspec.Raw])

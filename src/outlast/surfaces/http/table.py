@@ -10,12 +10,14 @@ from outlast.surfaces.http import (
     documents,
     events,
     jobs,
+    journals,
     keys,
     ledger,
     operate,
     requests,
 )
 from outlast.surfaces.http import openapi as description
+from outlast.surfaces.http.headers import NDJSON
 from outlast.surfaces.http.route import ANY_KEY, Answer, Parameter, Route
 from outlast.surfaces.http.wire import (
     Accepted,
@@ -184,6 +186,16 @@ _KEYS = (
 )  # fmt: skip
 
 _LOG = (
+    Route(
+        method="POST", path="/v1/log/entries", id="appendEntries", tag="receipts",
+        summary="Put entries of your own into the log: up to 1,000 JSON objects, one a line, all of them or none.",
+        scope="log:append", handler=journals.append, body=NDJSON, idempotent=True, refusals=(413, 415),
+        parameters=(
+            Parameter(name="journal", about="The journal they belong to; `default` if left out."),
+            _PREFER,
+        ),
+        answers=_moved("In the log, in order, at `receipt.index` and after."),
+    ),
     Route(
         method="GET", path="/v1/receipts/{index}", id="getReceipt", tag="receipts",
         summary="Proof that an entry is in the log; with `Accept: text/plain` the .tlog-proof file.",

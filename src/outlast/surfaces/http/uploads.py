@@ -1,4 +1,4 @@
-"""How many documents are taken in at once: each holds memory, a sandbox's attention and disk."""
+"""How many large bodies are taken in at once: each holds memory, and a document a sandbox's attention and disk."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Uploads:
 def _overloaded() -> Unavailable:
     return Unavailable(
         "overloaded",
-        "too many documents are being uploaded at once",
+        "too many large bodies are being taken in at once",
         hint="Nothing was stored. Upload fewer at once, or come back after the given time.",
         retry_after_s=5.0,
         scope="site",
