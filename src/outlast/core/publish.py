@@ -1,22 +1,26 @@
 """Takes the log from the store to the world: tiles first, then the signed checkpoint that speaks for them.
 
 A loop of its own, so that no slow disk or archive stands in a commit's way. Every CADENCE_S with something new it
-reads the entries since the last checkpoint, lets the archive write their tiles, compares the root that the
+takes the entries since the last checkpoint, lets the archive write their tiles, compares the root that the
 archive computed from those bytes with the root that the commits computed, and only then signs. A difference is
 Corrupt: nothing is signed again until a person has looked.
+
+Entries come from the commits themselves (`Publisher.committed`), as the bytes that were made durable; what came in
+otherwise, or before, or is more than RECENT_BYTES, is read from the store. Reading them back each time was most of a
+checkpoint's time under load: SQLite hands over the interpreter's lock at every row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from outlast.core.clock import Clock
 from outlast.core.errors import Corrupt, Refused, Unavailable
 from outlast.core.log.merkle import CompactRange
-from outlast.core.store.port import Store
+from outlast.core.store.port import EntryRow, Store, WriteSet
 
 log = logging.getLogger("outlast.log")
 
@@ -24,6 +28,8 @@ CADENCE_S = 0.1
 """At most one checkpoint in this time: ML-DSA costs 0.8 ms, a file system sync more."""
 READ_BATCH = 8_192
 """Entries read from the store at once: bounds memory when catching up."""
+RECENT_BYTES = 16 * 1024 * 1024
+"""Committed entries kept in memory for the next checkpoint; a site that is further behind reads them again."""
 RETRY_S = 1.0
 """Pause after the archive could not be written."""
 
@@ -62,8 +68,47 @@ OffLoop = Callable[..., Awaitable[Any]]
 """``(function, *arguments)`` -> its result, made where it holds nobody up; the simulator has its own."""
 
 
+class Recent:
+    """The newest committed entries, without a gap, RECENT_BYTES of them at most."""
+
+    def __init__(self) -> None:
+        self._start = 0
+        self._leaves: list[bytes] = []
+        self._bytes = 0
+
+    def add(self, entries: Sequence[EntryRow]) -> None:
+        """What one commit wrote, in the order of the log."""
+        if entries[0].index != self._start + len(self._leaves):
+            self._forget_all()
+            self._start = entries[0].index
+        self._leaves += [entry.leaf for entry in entries]
+        self._bytes += sum(len(entry.leaf) for entry in entries)
+        if self._bytes > RECENT_BYTES:
+            self._forget_all()
+
+    def take(self, start: int, limit: int) -> list[bytes]:
+        """Entries from ``start`` on, ``limit`` at most; none where the first is not here."""
+        at = start - self._start
+        return self._leaves[at : at + limit] if at >= 0 else []
+
+    def forget(self, end: int) -> None:
+        """The entries before ``end`` are not needed any more."""
+        gone = min(max(0, end - self._start), len(self._leaves))
+        self._bytes -= sum(map(len, self._leaves[:gone]))
+        del self._leaves[:gone]
+        self._start += gone
+
+    def _forget_all(self) -> None:
+        self._start += len(self._leaves)
+        self._leaves.clear()
+        self._bytes = 0
+
+
 class Publisher:
-    """Publishes one site's log. ``published`` is the size of the newest visible checkpoint."""
+    """Publishes one site's log. ``published`` is the size of the newest visible checkpoint.
+
+    ``lag_s`` is how long the newest checkpoint came after the earliest commit of those it was the first to cover.
+    """
 
     def __init__(
         self,
@@ -80,14 +125,24 @@ class Publisher:
         self._clock = clock
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._recent = Recent()
+        self._waiting_since_s: float | None = None
         self.published = archive.size
         self.lag_s = 0.0
         self.failure: Corrupt | Refused | None = None
         self.on_publish: Callable[[int], Awaitable[None]] | None = None
 
     def wake(self) -> None:
-        """There are new entries."""
+        """There are new entries, of whatever origin."""
+        if self._waiting_since_s is None:
+            self._waiting_since_s = self._clock.monotonic_s()
         self._wake.set()
+
+    def committed(self, write: WriteSet) -> None:
+        """This has become durable, in the order of the log: called for each commit of this process."""
+        if write.entries:
+            self._recent.add(write.entries)
+            self.wake()
 
     async def wait_for(self, index: int, timeout_s: float) -> bool:
         """Whether the entry at ``index`` is under a published checkpoint within ``timeout_s`` seconds."""
@@ -110,8 +165,8 @@ class Publisher:
             if not await self.attempt():
                 await asyncio.sleep(RETRY_S)
                 continue
-            self.lag_s = self._clock.monotonic_s() - started
-            await asyncio.sleep(max(0.0, CADENCE_S - self.lag_s))
+            took_s = self._clock.monotonic_s() - started
+            await asyncio.sleep(max(0.0, CADENCE_S - took_s))
             await self._wake.wait()
 
     async def attempt(self) -> bool:
@@ -123,6 +178,7 @@ class Publisher:
             log.critical("the log will not be signed again until this is looked into: %s", error)
         except (Unavailable, OSError) as error:
             log.warning("tiles not written, will try again: %s", error)
+            self._waiting_since_s = since_s
         else:
             return True
         return False
@@ -130,6 +186,7 @@ class Publisher:
     async def publish_once(self) -> int:
         """Bring archive and checkpoint up to the store's head; returns the published size."""
         self._wake.clear()
+        since_s, self._waiting_since_s = self._waiting_since_s, None
         head = await self._store.head()
         if head.size < self.published:
             raise Corrupt(
@@ -150,6 +207,9 @@ class Publisher:
                 scope="log",
             )
         await self._off_loop(self._archive.publish, self._sign(tree.size, tree.root))
+        self._recent.forget(tree.size)
+        if since_s is not None:
+            self.lag_s = self._clock.monotonic_s() - since_s
         async with self._moved:
             self.published = tree.size
             self._moved.notify_all()
@@ -160,7 +220,9 @@ class Publisher:
     async def _grow(self, size: int) -> Tree:
         start = self.published
         while True:
-            entries = await self._store.entries(start, min(READ_BATCH, size - start))
+            # pieces end where tiles do, so that none but the last leaves partial ones behind
+            limit = min(READ_BATCH - start % READ_BATCH, size - start)
+            entries = self._recent.take(start, limit) or await self._store.entries(start, limit)
             if not entries:
                 raise Corrupt(
                     "log-gap",

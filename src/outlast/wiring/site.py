@@ -313,7 +313,7 @@ def _assemble(
     )
     authenticator = Authenticator(store, deciders, clock)
     watchers += [
-        lambda write: publisher.wake() if write.entries else None,
+        publisher.committed,
         lambda write: runner.wake() if write.new_jobs else None,
         watch.committed,
         authenticator.committed,

@@ -13,8 +13,9 @@ Guarantees, whenever the power goes:
   whoever sees a checkpoint can read, and after a power loss re-read, all that it commits to.
 - All of it is derived from the store. ``grow`` may be repeated, from the same or an earlier size, after any failure.
 
-Tiles could be left unsynced, being derivable; they are not, because then a restart would have to doubt each. Syncs are
-batched instead: ``SYNC_BATCH`` files are written before the first of them is synced.
+Tiles could be left unsynced, being derivable; they are not, because then a restart would have to doubt each. A
+checkpoint waits for the disk four times, whatever its size up to ``SYNC_BATCH`` files: for its tiles, all at once; for
+the directories that got names, all at once; for itself; for its name.
 
 Leaves to others: which tree is the true one (the store and the publisher), signatures (``checkpoint``), one writer at a
 time (the publisher). Readers may be many and in any thread. Its calls block: an event loop runs them in a thread.
@@ -39,10 +40,11 @@ from outlast.core.log.tiles import (
     ENTRIES,
     MAX_BUNDLE_BYTES,
     TILE_BYTES,
+    TILE_HEIGHT,
     TILE_WIDTH,
     Tile,
     format_bundle,
-    hashes_root,
+    inner_nodes,
     items_at,
     node_place,
     parse_bundle,
@@ -51,10 +53,16 @@ from outlast.core.log.tiles import (
 )
 
 SYNC_BATCH = 128
-"""Files written before they are synced and named together; up to 64 full bundles and their tiles."""
+"""Most files that are written, synced and named together: up to 64 full bundles and their tiles."""
+
+SYNC_BATCH_BYTES = 8 * 1024 * 1024
+"""A batch takes no further file once it has this much: bounds the memory of a growth."""
 
 CACHED_TILES = 256
-"""Tiles kept in memory for proofs, of 8 KiB at most."""
+"""Tiles kept in memory for proofs, with the hashes inside them: of 16 KiB at most."""
+
+KNOWN_DIRECTORIES = 65_536
+"""Directories remembered as durable, one for 256,000 entries; beyond, they are synced again."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -80,10 +88,9 @@ class TileArchive:
     def __init__(self, directory: Path, files: Files | None = None) -> None:
         self._directory = directory
         self._files = files or DiskFiles()
-        self._staging = directory / ".staging"
         self._edge: _Edge | None = None
-        self._unsynced: set[Path] = set()  # directories with names not yet known to be durable
-        self._cached = lru_cache(CACHED_TILES)(self.read_tile)
+        self._writing = _Writing(directory, self._files)
+        self._cached = lru_cache(CACHED_TILES)(self._inner_nodes)
 
     # reading
 
@@ -122,9 +129,14 @@ class TileArchive:
 
         def read_node(level: int, index: int) -> bytes:
             tile, start, end = node_place(level, index, size)
-            return hashes_root(self._cached(tile)[start * HASH_BYTES : end * HASH_BYTES])
+            height = (end - start).bit_length() - 1
+            at = (start >> height) * HASH_BYTES
+            return self._cached(tile)[height][at : at + HASH_BYTES]
 
         return read_node
+
+    def _inner_nodes(self, tile: Tile) -> tuple[bytes, ...]:
+        return inner_nodes(self.read_tile(tile))
 
     def entries(self, start: int, end: int) -> Iterator[bytes]:
         """The published entries ``[start, end)``, one bundle in memory at a time."""
@@ -154,10 +166,11 @@ class TileArchive:
         if self._edge is None or self._edge.tree.size != old_size:
             self._edge = self._load_edge(old_size)
         edge = self._edge.copy()
-        batch = _Batch(self._directory, self._staging, self._files, self._unsynced)
-        for tile, data in _resources(edge, iter(entries)):
-            batch.put(tile, data)
-        batch.flush()
+        try:
+            self._writing.write(_resources(edge, iter(entries)))
+        except BaseException:
+            self._writing.start_over()
+            raise
         self._edge = edge
         return Head(edge.tree.size, edge.tree.root())
 
@@ -181,24 +194,10 @@ class TileArchive:
                 "archive-head", f"the checkpoint is not of the tree of {tree.size} written"
             )
         # if the power goes here, the old checkpoint stands and the new tiles are there or not: grow again
-        for directory in sorted(self._unsynced, reverse=True):
-            self._files.sync(directory)
-        self._unsynced.clear()
-        staged = self._staging / "checkpoint"
-        self._files.make_directory(self._staging)
-        self._files.write(staged, checkpoint)
-        self._files.sync(staged)
-        self._files.rename(staged, self._directory / "checkpoint")
-        self._files.sync(self._directory)
-        if before is None:
-            self._files.sync(self._directory.parent)
+        self._writing.make_names_durable()
+        self._writing.replace_checkpoint(checkpoint, is_first=before is None)
         # from here on the new checkpoint stands; superseded partial tiles that stay do no harm
-        self._drop_partials(0 if before is None else before.size, body.size)
-
-    def _drop_partials(self, old: int, new: int) -> None:
-        for tile in tiles_between(old, new):
-            if not tile.partial:
-                self._files.remove_tree(self._directory / f"{tile.path}.p")
+        self._writing.drop_partials(0 if before is None else before.size, body.size)
 
     def _load_edge(self, size: int) -> _Edge:
         """The edge of the tree of ``size``, from its partial tiles; checked if that size is the published one."""
@@ -225,52 +224,119 @@ class TileArchive:
         return _cut(self.read_tile(tile), tile, items % TILE_WIDTH)
 
 
-class _Batch:
-    """Files on their way: written under staging names, then synced together, then named."""
+class _Writing:
+    """Files on their way: written and synced under staging names, all at once, then named."""
 
-    def __init__(self, directory: Path, staging: Path, files: Files, unsynced: set[Path]) -> None:
+    def __init__(self, directory: Path, files: Files) -> None:
         self._directory = directory
-        self._staging = staging
+        self._staging = directory / ".staging"
         self._files = files
-        self._unsynced = unsynced
-        self._staged: list[tuple[Path, Path]] = []
-        files.remove_tree(staging)
-        files.make_directory(staging)
+        self._is_staging_clean = False
+        self._taken: list[tuple[Path, bytes]] = []
+        self._taken_bytes = 0
+        self._durable: set[Path] = set()  # directories whose own names are known to be durable
+        self._unsynced: set[Path] = set()  # directories with names not yet known to be durable
+        self._partials: set[Tile] = set()  # full tiles beside which partial ones were written
+        self._is_first = True
 
-    def put(self, tile: Tile, data: bytes) -> None:
+    def start_over(self) -> None:
+        """After a failure: whatever was taken is dropped, whatever is staged is not looked at again."""
+        self._taken.clear()
+        self._taken_bytes = 0
+        self._is_staging_clean = False
+
+    def write(self, resources: Iterable[tuple[Tile, bytes]]) -> None:
+        """Give these tiles and bundles their names; durable with ``make_names_durable``."""
+        for tile, data in resources:
+            self._put(tile, data)
+            if len(self._taken) >= SYNC_BATCH or self._taken_bytes >= SYNC_BATCH_BYTES:
+                self._flush()
+        self._flush()
+
+    def _put(self, tile: Tile, data: bytes) -> None:
         """Take one resource; the same bytes in place already are left alone, others are Corrupt."""
         target = self._directory / tile.path
         there = self._files.read(target, len(data) + 1)
         if there is None:
-            staged = self._staging / str(len(self._staged))
-            self._files.write(staged, data)
-            self._staged.append((staged, target))
+            self._taken.append((target, data))
+            self._taken_bytes += len(data)
         elif there != data:
             raise Corrupt(
                 "archive-rewrite",
                 f"{tile.path} is there with other content",
                 hint="The archive is of another history than the store. Compare both with a peer's copy.",
             )
+        if tile.partial:
+            self._partials.add(tile.full)
         # also where it was there: a crash may have come between its rename and the sync of its directory
-        self._note_directories(target.parent)
-        if len(self._staged) >= SYNC_BATCH:
-            self.flush()
+        self._note_name_in(target.parent)
 
-    def flush(self) -> None:
-        """Sync and name all that was taken."""
-        for staged, _ in self._staged:
-            self._files.sync(staged)
-        for staged, target in self._staged:
-            self._files.make_directory(target.parent)
-            self._files.rename(staged, target)
-        self._staged.clear()
-
-    def _note_directories(self, directory: Path) -> None:
+    def _note_name_in(self, directory: Path) -> None:
+        """A name in ``directory`` is new; so may be its own, up to the first that is known to be durable."""
         while directory not in self._unsynced:
             self._unsynced.add(directory)
-            if directory == self._directory:
+            if directory in self._durable or directory == self._directory:
                 return
             directory = directory.parent
+
+    def _flush(self) -> None:
+        """Sync all that was taken, then name it."""
+        if not self._taken:
+            return
+        self._clean_staging()
+        staged = [(self._staging / str(at), data) for at, (_, data) in enumerate(self._taken)]
+        self._files.write_durably(staged)
+        for directory in {target.parent for target, _ in self._taken} - self._durable:
+            self._files.make_directory(directory)
+        for (source, _), (target, _) in zip(staged, self._taken, strict=True):
+            self._files.rename(source, target)
+        self._taken.clear()
+        self._taken_bytes = 0
+
+    def _clean_staging(self) -> None:
+        if not self._is_staging_clean:
+            self._files.remove_tree(self._staging)
+            self._files.make_directory(self._staging)
+            self._is_staging_clean = True
+
+    def make_names_durable(self) -> None:
+        """From here on every tile that was written survives the power's loss."""
+        self._files.sync_directories(sorted(self._unsynced, reverse=True))
+        self._durable |= self._unsynced
+        self._unsynced.clear()
+        if len(self._durable) > KNOWN_DIRECTORIES:
+            self._durable.clear()
+
+    def replace_checkpoint(self, checkpoint: bytes, *, is_first: bool) -> None:
+        """Make it the visible one, durably; ``is_first``: the directory itself may be new."""
+        try:
+            self._clean_staging()
+            staged = self._staging / "checkpoint"
+            self._files.write_durably([(staged, checkpoint)])
+            self._files.rename(staged, self._directory / "checkpoint")
+            self._files.sync_directories([self._directory])
+            if is_first:
+                self._files.sync_directories([self._directory.parent])
+        except BaseException:
+            self.start_over()
+            raise
+
+    def drop_partials(self, old: int, new: int) -> None:
+        """Remove the partial tiles that a tree of size ``new`` has full ones for.
+
+        Those written by this process are known; those of an earlier one are looked for, once.
+        """
+        known, self._partials = self._partials, set()
+        if self._is_first:
+            known |= {tile for tile in tiles_between(old, new) if not tile.partial}
+            self._is_first = False
+        for tile in known:
+            if (tile.index + 1) << TILE_HEIGHT > items_at(tile.level, new):
+                self._partials.add(tile)  # still growing
+                continue
+            directory = self._directory / f"{tile.path}.p"
+            self._durable.discard(directory)
+            self._files.remove_tree(directory)
 
 
 def _resources(edge: _Edge, entries: Iterator[bytes]) -> Iterator[tuple[Tile, bytes]]:

@@ -1,8 +1,11 @@
 """The few file operations the tile archive is built from, so that tests can fail each of them.
 
-Guarantees, of ``DiskFiles``: what ``sync`` returned for survives power loss; ``rename`` is atomic. An operating system
-error becomes Unavailable ``archive-io``, but a failed ``sync`` is Corrupt ``archive-sync``: after it nobody knows
-what the disk holds, so the process must end and start again from what is there.
+Guarantees, of ``DiskFiles``: what ``write_durably`` and ``sync_directories`` returned for survives power loss; ``rename``
+is atomic. An operating system error becomes Unavailable ``archive-io``, but a failed sync is Corrupt ``archive-sync``:
+after it nobody knows what the disk holds, so the process must end and start again from what is there.
+
+Syncs of one call go to the disk together, from ``SYNC_THREADS`` threads: a journaling file system writes them as one
+transaction. Measured on ext4, 20 files of 16 KB: 43-55 ms one after the other, 3-8 ms together.
 """
 
 from __future__ import annotations
@@ -10,30 +13,37 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from outlast.core.errors import Corrupt, Unavailable
+
+SYNC_THREADS = 8
+"""Syncs on their way to the disk at once, in the whole process."""
+
+T = TypeVar("T")
 
 
 class Files(Protocol):
     """What the archive does to a directory."""
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory and those above it, where missing."""
+        """Make a directory and those above it, where missing; their names need not be durable."""
         ...
 
-    def write(self, path: Path, data: bytes) -> None:
-        """Write a file from its start; it need not be durable, nor whole after a crash."""
-        ...
-
-    def sync(self, path: Path) -> None:
-        """Make a file's content, or a directory's names, durable."""
+    def write_durably(self, files: Sequence[tuple[Path, bytes]]) -> None:
+        """Write files from their start and make their contents, not their names, durable; in any order."""
         ...
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file its final name, replacing what had it."""
+        """Give a file its final name, replacing what had it; not durable before its directory is synced."""
+        ...
+
+    def sync_directories(self, paths: Sequence[Path]) -> None:
+        """Make the names in these directories durable; in any order."""
         ...
 
     def remove_tree(self, path: Path) -> None:
@@ -53,30 +63,18 @@ class DiskFiles:
         with _translated(path):
             path.mkdir(parents=True, exist_ok=True)
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write_durably(self, files: Sequence[tuple[Path, bytes]]) -> None:
         """See Files."""
-        with _translated(path):
-            path.write_bytes(data)
-
-    def sync(self, path: Path) -> None:
-        """See Files."""
-        try:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise Corrupt(
-                "archive-sync",
-                f"{path.name} could not be made durable: {error.strerror}",
-                hint="Check the disk, then start the site again; the store has everything.",
-            ) from error
+        _together(_write_durably, files)
 
     def rename(self, source: Path, target: Path) -> None:
         """See Files."""
         with _translated(target):
-            source.replace(target)
+            os.replace(source, target)
+
+    def sync_directories(self, paths: Sequence[Path]) -> None:
+        """See Files."""
+        _together(_sync_directory, paths)
 
     def remove_tree(self, path: Path) -> None:
         """See Files."""
@@ -87,10 +85,63 @@ class DiskFiles:
         """See Files."""
         with _translated(path):
             try:
-                with path.open("rb", buffering=0) as file:
-                    return _read(file.fileno(), limit)
+                handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
+            try:
+                return _read(handle, limit)
+            finally:
+                os.close(handle)
+
+
+@lru_cache(1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="log-sync")
+
+
+def _together(act: Callable[[T], None], items: Sequence[T]) -> None:
+    """Do it to each, several at once; raises the first error once all have ended."""
+    if len(items) == 1:
+        act(items[0])
+        return
+    waiting = [_threads().submit(act, item) for item in items]
+    errors = [error for one in waiting if (error := one.exception()) is not None]
+    if errors:
+        # a failed sync weighs more than a full disk: after it nothing may be built on
+        raise next((error for error in errors if isinstance(error, Corrupt)), errors[0])
+
+
+def _write_durably(file: tuple[Path, bytes]) -> None:
+    path, data = file
+    with _translated(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view) :]
+            _sync(handle, path)
+        finally:
+            os.close(handle)
+
+
+def _sync_directory(path: Path) -> None:
+    with _translated(path):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _sync(handle, path)
+        finally:
+            os.close(handle)
+
+
+def _sync(handle: int, path: Path) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        raise Corrupt(
+            "archive-sync",
+            f"{path.name} could not be made durable: {error.strerror}",
+            hint="Check the disk, then start the site again; the store has everything.",
+        ) from error
 
 
 def _read(handle: int, limit: int) -> bytes:
@@ -98,7 +149,7 @@ def _read(handle: int, limit: int) -> bytes:
     while limit > 0 and (part := os.read(handle, limit)):
         parts.append(part)
         limit -= len(part)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -145,6 +145,21 @@ def hashes_root(hashes: bytes) -> bytes:
     return hashes
 
 
+def inner_nodes(hashes: bytes) -> tuple[bytes, ...]:
+    """The hashes of all complete subtrees inside a tile, joined: item ``h`` those over ``1 << h`` of its hashes.
+
+    The last of them, where a partial tile's width is odd at that height, has no neighbour and goes no further.
+    """
+    levels = [hashes]
+    while len(hashes) >= 2 * HASH_BYTES:
+        step = 2 * HASH_BYTES
+        end = len(hashes) // step * step
+        pairs = (hashes[at : at + step] for at in range(0, end, step))
+        hashes = b"".join([sha256(b"\x01" + pair).digest() for pair in pairs])
+        levels.append(hashes)
+    return tuple(levels)
+
+
 def parse_tile(data: bytes, width: int) -> list[bytes]:
     """The hashes of a tile; raises Corrupt ``tile-malformed`` unless there are ``width``."""
     if len(data) != width * HASH_BYTES:

@@ -154,7 +154,9 @@ def _site(g: Gauges) -> Iterator[Metric]:
         "outlast_log_failed", "1 when the log is not signed any longer.", float(g.log_failed)
     )
     yield GaugeMetricFamily(
-        "outlast_publish_seconds", "Time the last publication took.", g.publish_lag_s
+        "outlast_publish_seconds",
+        "How long the newest checkpoint came after the first commit that it covers.",
+        g.publish_lag_s,
     )
     jobs = GaugeMetricFamily("outlast_jobs", "Jobs by state.", labels=["state"])
     for state in ("ready", "leased", "dead", "parked"):
