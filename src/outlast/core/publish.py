@@ -171,6 +171,7 @@ class Publisher:
 
     async def attempt(self) -> bool:
         """Publish what there is; False where it did not succeed, and is to be tried again unless ``failure`` is set."""
+        since_s = self._waiting_since_s
         try:
             await self.publish_once()
         except (Corrupt, Refused) as error:
