@@ -2,8 +2,8 @@
 
 Guarantees: a key's secret exists in its holder's hands only; here is its SHA-256 (it has 256 random bits, so nobody
 finds it from that, and a slow hash would only slow us down). Keys are made and revoked by events, so the log
-says who could do what at any time. A revoked key is refused by this process from the commit on, by another
-within ``CACHE_S``. What a key may do is the union of its scopes; no scope includes another.
+says who could do what at any time. A revoked key is refused by this process from the commit on, by another node
+of the site within a second (see `Authenticator`). What a key may do is the union of its scopes; no scope includes another.
 
 Leaves to others: how a token travels (surfaces), and what a tenant's data is (domains).
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import msgspec
@@ -24,7 +24,8 @@ from outlast.core.commit import Committer, Idempotency, Receipt, Submission
 from outlast.core.decider import Command, Deciders, Decision, Event
 from outlast.core.errors import Refused, Unavailable
 from outlast.core.ids import Ids, token
-from outlast.core.store.port import Store, StreamKey, WriteSet
+from outlast.core.news import Written
+from outlast.core.store.port import Store, StreamKey
 
 KIND = "access.key"
 SITE_TENANT = "-"
@@ -46,7 +47,7 @@ SCOPES = (
 """All there are. ``operate``: jobs, providers, modes, metrics. ``admin``: API keys, of every tenant."""
 
 CACHE_S = 30.0
-"""How long a key is believed without asking the store: bounds how late another node's revocation is noticed."""
+"""How long a key is believed without asking the store, though nothing was heard of its revocation."""
 MAX_CACHED = 4_096
 """Keys remembered, least recently used forgotten first."""
 MAX_TITLE_CHARS = 200
@@ -309,27 +310,40 @@ class _Known(msgspec.Struct):
 
 
 class Authenticator:
-    """Says whose a token is. Give ``committed`` every flush."""
+    """Says whose a token is. Give ``committed`` every flush, and what other nodes have written.
 
-    def __init__(self, store: Store, deciders: Deciders, clock: Clock) -> None:
+    ``is_current()``: whether that is being told, and no later than a second after it was written. While it is not,
+    nothing is believed from memory: every call asks the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        deciders: Deciders,
+        clock: Clock,
+        is_current: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._store = store
         self._deciders = deciders
         self._clock = clock
+        self._is_current = is_current
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._changes = 0
 
-    def committed(self, write: WriteSet) -> None:
-        """Forget the keys that a flush changed."""
-        if self._known:
-            for key in write.streams:
-                if key.kind == KIND:
-                    self._known.pop(key.id, None)
+    def committed(self, write: Written) -> None:
+        """Forget the keys that have changed."""
+        for key in write.streams:
+            if key.kind == KIND:
+                self._changes += 1
+                self._known.pop(key.id, None)
 
     async def authenticate(self, presented: str) -> Principal:
         """The token's principal. Raises Refused ``token-invalid``, ``token-revoked`` or ``token-expired``, all
         to be retried with other credentials, and Unavailable ``rate-limited``."""
         key_id, secret = _split(presented)
         known = self._known.get(key_id)
-        if known is None or self._clock.monotonic_s() >= known.stale_s:
+        is_stale = known is None or self._clock.monotonic_s() >= known.stale_s
+        if known is None or is_stale or not self._is_current():
             known = await self._load(key_id)
         digest = hashlib.sha256(secret.encode()).digest()
         if not hmac.compare_digest(digest, known.secret_sha256):
@@ -343,6 +357,7 @@ class Authenticator:
         return known.principal
 
     async def _load(self, key_id: str) -> _Known:
+        changes = self._changes
         row = await self._store.stream(StreamKey(SITE_TENANT, KIND, key_id))
         if row is None:
             raise _invalid()
@@ -364,6 +379,8 @@ class Authenticator:
         before = self._known.get(key_id)
         if before is not None and before.gate is not None and gate is not None:
             known.gate = before.gate  # looking again must not refill its bucket
+        if changes != self._changes:
+            return known  # a key changed while we read: what we read may be what it was before
         self._known[key_id] = known
         self._known.move_to_end(key_id)
         if len(self._known) > MAX_CACHED:

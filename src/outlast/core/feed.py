@@ -14,7 +14,8 @@ from collections import deque
 
 import msgspec
 
-from outlast.core.store.port import Store, StreamKey, WriteSet
+from outlast.core.news import Written
+from outlast.core.store.port import Store, StreamKey
 
 RECENT = 8_192
 """Entries kept in memory for followers."""
@@ -49,7 +50,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 
 
 class Feed:
-    """Follows one site's log. Give ``committed`` every flush."""
+    """Follows one site's log. Give ``committed`` every flush, and what other nodes have written."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -58,17 +59,19 @@ class Feed:
         self.followers = 0
         """How many follow; while there is none, nothing is kept."""
 
-    def committed(self, write: WriteSet) -> None:
-        """Take note of what a flush wrote."""
+    def committed(self, write: Written) -> None:
+        """Take note of what has been written. What comes late, or twice, is not taken into memory."""
         if not write.entries:
             return
         if not self.followers:
             self._recent.clear()
             return
-        if self._recent and self._recent[-1].index + 1 != write.entries[0].index:
+        if self._recent and self._recent[-1].index + 1 < write.entries[0].index:
             self._recent.clear()  # another node wrote in between: followers read the store
+        last = self._recent[-1].index if self._recent else -1
         for row in write.entries:
-            self._recent.append(_entry(row.index, row.leaf))
+            if row.index > last:
+                self._recent.append(_entry(row.index, row.leaf))
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
@@ -107,15 +110,15 @@ def _entry(index: int, leaf: bytes) -> FeedEntry:
 
 
 class Changes:
-    """Wakes whoever waits for a stream to change. Give ``committed`` every flush."""
+    """Wakes whoever waits for a stream to change. Give ``committed`` every flush, and what other nodes have written."""
 
     def __init__(self) -> None:
         self._waiting: dict[StreamKey, asyncio.Event] = {}
 
-    def committed(self, write: WriteSet) -> None:
+    def committed(self, write: Written) -> None:
         """Wake those whose stream was written."""
         if self._waiting:
-            for key in self._waiting.keys() & write.streams.keys():
+            for key in self._waiting.keys() & write.streams:
                 self._waiting.pop(key).set()
 
     def listen(self, key: StreamKey) -> asyncio.Event:
