@@ -55,7 +55,7 @@ MAX_FLUSH = 256
 MAX_FLUSH_WEIGHT = 1_280
 """Events after which a flush takes no further submission in: one with many must not make a flush of hundreds long."""
 
-MIN_FLUSH = 8
+MIN_FLUSH = 16
 """So many that wait are taken at once in any case."""
 
 MAX_WAITING = 8192
