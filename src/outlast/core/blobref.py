@@ -1,4 +1,4 @@
-"""The reference to a stored body, as events carry it."""
+"""The reference to a stored body, as events carry it; and a stored blob, as a store lists it."""
 
 from __future__ import annotations
 
@@ -11,4 +11,11 @@ class BlobRef(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     sha256: str
+    size: int
+
+
+class StoredBlob(msgspec.Struct, frozen=True):
+    """A blob as its store lists it: name and size in bytes (of the ciphertext)."""
+
+    name: str
     size: int

@@ -6,6 +6,7 @@ room take one from the caller: ``check_full`` is given a store that can hold not
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
@@ -37,9 +38,9 @@ async def pieces(data: bytes, size: int = 50_000) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
-async def read(store: BlobStore, name: str) -> bytes:
-    """A whole blob."""
-    return b"".join([piece async for piece in store.get(name)])
+async def read(store: BlobStore, name: str, offset: int = 0) -> bytes:
+    """A blob from ``offset`` on."""
+    return b"".join([piece async for piece in store.get(name, offset)])
 
 
 async def check_comes_back(store: BlobStore) -> None:
@@ -162,6 +163,51 @@ async def check_reading_may_stop(store: BlobStore) -> None:
     await store.delete("long")
 
 
+async def check_offset(store: BlobStore) -> None:
+    """Reading can begin anywhere; at or beyond the end there is nothing."""
+    for size in (0, 10, 400_000, 3_000_000):
+        name = f"offset-{size}"
+        await store.put(name, pieces(body(size)))
+        for offset in (0, 1, size // 2, max(0, size - 1), size, size + 1):
+            assert await read(store, name, offset) == body(size)[offset:]
+
+
+async def check_digest(store: BlobStore) -> None:
+    """A store remembers the SHA-256 of what was put, also when it was put twice."""
+    for size in SIZES:
+        name, expected = f"digest-{size}", hashlib.sha256(body(size)).hexdigest()
+        for _ in range(2):
+            await store.put(name, pieces(body(size)))
+            assert await store.digest(name) == expected
+        await store.delete(name)
+        assert await _refusal(store.digest(name)) == "blob-not-found"
+
+
+async def check_page(store: BlobStore) -> None:
+    """All blobs, small and large, in order of their names, page by page."""
+    assert await store.page() == ()
+    names = sorted(
+        ("a", "a-b", "a.b", "a0", "aa", "b..", "...", "z_", *(f"n{i}" for i in range(9)))
+    )
+    for number, name in enumerate(reversed(names)):
+        await store.put(name, pieces(body(400_000 if number % 3 == 0 else number)))
+    listed, after = [], ""
+    while found := await store.page(after, 4):
+        assert len(found) <= 4
+        listed += found
+        after = found[-1].name
+    assert [blob.name for blob in listed] == names
+    for blob in listed:
+        assert blob.size == await store.size(blob.name)
+    await store.delete("aa")
+    assert [blob.name for blob in await store.page("a0", 2)] == ["b..", "n0"]
+
+
+async def check_usable(store: BlobStore) -> None:
+    """A store that works says so."""
+    await store.check()
+
+
 async def check_free_bytes(store: BlobStore) -> None:
     """Room is a number that is not negative, or unknown."""
     room = await store.free_bytes()
@@ -193,6 +239,10 @@ CHECKS: tuple[Check, ...] = (
     check_broken_source,
     check_concurrent,
     check_reading_may_stop,
+    check_offset,
+    check_digest,
+    check_page,
+    check_usable,
     check_free_bytes,
 )
 

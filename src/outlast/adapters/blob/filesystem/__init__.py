@@ -3,7 +3,7 @@
     directory/
       owner.lock          held by the one process that uses the directory
       small.db            blobs of up to SMALL_BYTES, see packed.py
-      large/00 .. ff/     one file per larger blob, see files.py
+      large/00 .. ff/     one file per larger blob, and one with its digest, see files.py
       drafts/             files being written; emptied at start
 
 Promises: when ``put`` returns, the bytes survive a power cut; when it raises, nothing is visible under the name; a
@@ -17,6 +17,8 @@ on what else the disk does; packed, where one sync serves all callers of the mom
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import os
 import pathlib
 import re
@@ -27,9 +29,11 @@ import anyio
 import anyio.to_thread
 
 from outlast.adapters.blob.filesystem.disk import Owner, Room, failure, sync_directory
-from outlast.adapters.blob.filesystem.files import LargeFiles
+from outlast.adapters.blob.filesystem.files import Draft, LargeFiles
 from outlast.adapters.blob.filesystem.packed import PackedFile
+from outlast.core.blobref import StoredBlob
 from outlast.core.errors import Refused
+from outlast.ports.blob import MAX_LISTED
 
 __all__ = ["READ_BYTES", "SMALL_BYTES", "WRITE_BYTES", "FilesystemBlobs"]
 
@@ -92,15 +96,15 @@ class FilesystemBlobs:
         await self._small.put(name, bytes(head))
         return len(head)
 
-    async def get(self, name: str) -> AsyncIterator[bytes]:
+    async def get(self, name: str, offset: int = 0) -> AsyncIterator[bytes]:
         """See BlobStore."""
         _check_name(name)
         packed = await self._small.get(name)
         if packed is not None:
-            for start in range(0, len(packed), READ_BYTES):
+            for start in range(offset, len(packed), READ_BYTES):
                 yield packed[start : start + READ_BYTES]
             return
-        reader = await self._run(self._large.open, name)
+        reader = await self._run(self._large.open, name, offset)
         try:
             while piece := await self._run(reader.read, READ_BYTES):
                 yield piece
@@ -112,6 +116,24 @@ class FilesystemBlobs:
         _check_name(name)
         packed = await self._small.size(name)
         return packed if packed is not None else await self._run(self._large.size, name)
+
+    async def digest(self, name: str) -> str | None:
+        """See BlobStore. None for blobs that were put by a release before digests were kept."""
+        _check_name(name)
+        if await self._small.size(name) is not None:
+            return await self._small.digest(name)
+        return await self._run(self._large.digest, name)
+
+    async def page(self, after: str = "", limit: int = MAX_LISTED) -> tuple[StoredBlob, ...]:
+        """See BlobStore."""
+        small = await self._small.page(after, limit)
+        large = await self._run(self._large.page, after, limit)
+        merged = heapq.merge(small, large, key=lambda blob: blob.name)
+        return tuple(blob for _, blob in zip(range(limit), merged, strict=False))
+
+    async def check(self) -> None:
+        """See BlobStore."""
+        self._small.check()
 
     async def delete(self, name: str) -> None:
         """See BlobStore. Durable when it returns."""
@@ -132,20 +154,26 @@ class FilesystemBlobs:
         if await self._small.size(name) is not None:
             raise Refused("blob-differs", f"blob {name} exists with other bytes")
         draft = await self._run(self._large.draft)
+        sha256 = hashlib.sha256()
         try:
             async for chunk in rest:
                 head += chunk
                 if len(head) >= WRITE_BYTES:
-                    await self._run(draft.write, head)
+                    await self._run(_write_and_hash, draft, sha256, head)
                     head.clear()
-            await self._run(draft.write, head)
-            return await self._run(draft.publish, name)
+            await self._run(_write_and_hash, draft, sha256, head)
+            return await self._run(draft.publish, name, sha256.hexdigest())
         finally:
             with anyio.CancelScope(shield=True):
                 await self._run(draft.discard)
 
     async def _run(self, work: Callable[[*Args], T], *args: *Args) -> T:
         return await anyio.to_thread.run_sync(work, *args, limiter=self._threads)
+
+
+def _write_and_hash(draft: Draft, sha256: hashlib._Hash, data: bytearray) -> None:
+    sha256.update(data)
+    draft.write(data)
 
 
 def _check_name(name: str) -> None:

@@ -6,21 +6,26 @@ The life of a large blob, and what is true if the power goes right after each st
 2. the draft is synced: still a leftover
 3. it is linked under its name (a link never replaces what is there, a rename would): the blob may be there or not;
    if it is, it is whole
-4. the directory is synced: the blob is there
-5. the draft's name is removed
+4. its digest is written beside it, unsynced: a blob may be there without one, which then reads as "not known"
+5. the directory is synced: the blob is there
+6. the draft's name is removed
 """
 
 from __future__ import annotations
 
 import filecmp
 import hashlib
+import heapq
 import os
 import pathlib
+import re
 import tempfile
 import threading
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from outlast.adapters.blob.filesystem.disk import Room, failure, sync_directory
+from outlast.core.blobref import StoredBlob
 from outlast.core.errors import Corrupt, Refused
 
 SYNC_BYTES = 8 * 1024 * 1024
@@ -28,6 +33,9 @@ SYNC_BYTES = 8 * 1024 * 1024
 
 FAN_OUT = 256
 """Directories that large blobs are spread over."""
+
+_BLOB, _DIGEST = ".blob", ".sha256"
+_DIGEST_TEXT = re.compile(r"[0-9a-f]{64}")
 
 
 class LargeFiles:
@@ -47,7 +55,7 @@ class LargeFiles:
 
     def path(self, name: str) -> pathlib.Path:
         """Where the blob of that name is; the suffix keeps ``.`` and ``..`` harmless."""
-        return self._large / hashlib.sha256(name.encode()).hexdigest()[:2] / f"{name}.blob"
+        return self._large / hashlib.sha256(name.encode()).hexdigest()[:2] / f"{name}{_BLOB}"
 
     def exists(self, name: str) -> bool:
         """Whether there is a large blob of that name."""
@@ -62,14 +70,48 @@ class LargeFiles:
             raise failure(error) from error
         return Draft(self, self._room, descriptor, pathlib.Path(path))
 
-    def open(self, name: str) -> Reader:
-        """Start reading; raises Refused ``blob-not-found``."""
+    def open(self, name: str, offset: int = 0) -> Reader:
+        """Start reading at ``offset``; raises Refused ``blob-not-found``."""
         try:
-            return Reader(self.path(name).open("rb", buffering=0))
+            file = self.path(name).open("rb", buffering=0)
+            file.seek(offset)
+            return Reader(file)
         except FileNotFoundError:
             raise _not_found(name) from None
         except OSError as error:
             raise _unreadable(error) from error
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of what was put, if that is known; raises Refused ``blob-not-found``."""
+        path = self.path(name)
+        if not path.exists():
+            raise _not_found(name)
+        try:
+            text = _digest_path(path).read_text("ascii", "replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _unreadable(error) from error
+        return text if _DIGEST_TEXT.fullmatch(text) else None
+
+    def page(self, after: str, limit: int) -> list[StoredBlob]:
+        """The first ``limit`` names after ``after``, in order. Reads all directories: a page costs as much as
+        there are files."""
+
+        def names() -> Iterator[str]:
+            for folder in self._large.iterdir():
+                for entry in os.scandir(folder):
+                    name = entry.name.removesuffix(_BLOB)
+                    if name != entry.name and name > after:
+                        yield name
+
+        found = []
+        for name in heapq.nsmallest(limit, names()):
+            try:
+                found.append(StoredBlob(name, self.size(name)))
+            except Refused:  # deleted meanwhile
+                continue
+        return found
 
     def size(self, name: str) -> int:
         """Bytes; raises Refused ``blob-not-found``."""
@@ -82,6 +124,7 @@ class LargeFiles:
         """Remove durably, if there."""
         path = self.path(name)
         try:
+            _digest_path(path).unlink(missing_ok=True)
             path.unlink()
             sync_directory(path.parent)
         except FileNotFoundError:
@@ -147,12 +190,12 @@ class Draft:
             view.release()
         self._size += len(data)
 
-    def publish(self, name: str) -> int:
+    def publish(self, name: str, sha256: str) -> int:
         """Make it the blob of that name, durably; its size. Raises Refused ``blob-differs``, Unavailable."""
         with self._in_use:
-            return self._publish(name)
+            return self._publish(name, sha256)
 
-    def _publish(self, name: str) -> int:
+    def _publish(self, name: str, sha256: str) -> int:
         if self._descriptor < 0:
             return 0
         target = self._files.path(name)
@@ -161,11 +204,13 @@ class Draft:
             try:
                 os.link(self._path, target)
             except FileExistsError:
-                return self._same_as(target, name)
+                return self._same_as(target, name, sha256)
             try:
+                _digest_path(target).write_text(sha256)
                 sync_directory(target.parent)
             except OSError:
                 target.unlink()  # the caller is told that it failed, so it must not be there
+                _digest_path(target).unlink(missing_ok=True)
                 raise
         except OSError as error:
             raise failure(error) from error
@@ -178,11 +223,16 @@ class Draft:
             self._descriptor = -1
         self._path.unlink(missing_ok=True)
 
-    def _same_as(self, target: pathlib.Path, name: str) -> int:
+    def _same_as(self, target: pathlib.Path, name: str, sha256: str) -> int:
         if not filecmp.cmp(self._path, target, shallow=False):
             raise Refused("blob-differs", f"blob {name} exists with other bytes")
+        _digest_path(target).write_text(sha256)
         sync_directory(target.parent)  # the other writer may not have come that far yet
         return self._size
+
+
+def _digest_path(blob: pathlib.Path) -> pathlib.Path:
+    return blob.with_name(blob.name.removesuffix(_BLOB) + _DIGEST)
 
 
 def _not_found(name: str) -> Refused:

@@ -8,6 +8,7 @@ back at start) makes the commit durable. After a failed sync nothing can be know
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import threading
 from collections import deque
@@ -19,6 +20,7 @@ import anyio.to_thread
 import apsw
 
 from outlast.adapters.blob.filesystem.disk import Room, storage_failed, storage_full
+from outlast.core.blobref import StoredBlob
 from outlast.core.errors import Corrupt, OutlastError, Refused
 
 MAX_BATCH = 256
@@ -34,12 +36,17 @@ _SETUP = """
 CREATE TABLE IF NOT EXISTS blob (
   id INTEGER PRIMARY KEY,      -- rowid order is time order: rows append, whatever the names
   name TEXT NOT NULL UNIQUE,
-  bytes BLOB NOT NULL
+  bytes BLOB NOT NULL,
+  sha256 BLOB                  -- of bytes as put; NULL where an earlier release put them
 )
 """
+_ADD_DIGESTS = "ALTER TABLE blob ADD COLUMN sha256 BLOB"
+_GET = "SELECT bytes, sha256 FROM blob WHERE name = ?"
+_DIGEST = "SELECT sha256 FROM blob WHERE name = ?"
+_PAGE = "SELECT name, length(bytes) FROM blob WHERE name > ? ORDER BY name LIMIT ?"
 _FIND = "SELECT bytes FROM blob WHERE name = ?"
 _SIZE = "SELECT length(bytes) FROM blob WHERE name = ?"
-_ADD = "INSERT INTO blob (name, bytes) VALUES (?, ?)"
+_ADD = "INSERT INTO blob (name, bytes, sha256) VALUES (?, ?, ?)"
 _REMOVE = "DELETE FROM blob WHERE name = ?"
 
 _SYNC_ERRORS = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
@@ -68,6 +75,9 @@ class PackedFile:
         try:
             self._writer = _connect(path)
             self._writer.execute(_SETUP)
+            columns = [row[1] for row in self._writer.execute("PRAGMA table_info(blob)")]
+            if "sha256" not in columns:
+                self._writer.execute(_ADD_DIGESTS)
             self._reader = _connect(path)
         except apsw.Error as error:
             raise storage_failed(str(error)) from error
@@ -100,9 +110,22 @@ class PackedFile:
             raise entry.error
 
     async def get(self, name: str) -> bytes | None:
-        """The bytes, or None where there is no small blob of that name."""
-        row = await anyio.to_thread.run_sync(self._read, _FIND, name)
-        return row if isinstance(row, bytes) else None
+        """The bytes, or None where there is no small blob of that name; raises Corrupt ``blob-corrupt``."""
+        return await anyio.to_thread.run_sync(self._get, name)
+
+    async def digest(self, name: str) -> str | None:
+        """SHA-256 of what was put (hex), or None."""
+        row = await anyio.to_thread.run_sync(self._read, _DIGEST, name)
+        return row.hex() if isinstance(row, bytes) else None
+
+    async def page(self, after: str, limit: int) -> list[StoredBlob]:
+        """The first ``limit`` blobs after that name, in order."""
+        return await anyio.to_thread.run_sync(self._page, after, limit)
+
+    def check(self) -> None:
+        """Raises Unavailable once the file has failed."""
+        if self._failed is not None:
+            raise self._failed
 
     async def size(self, name: str) -> int | None:
         """Size in bytes, or None."""
@@ -126,12 +149,32 @@ class PackedFile:
     async def _in_writer(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._write_thread)
 
+    def _get(self, name: str) -> bytes | None:
+        row = self._read(_GET, name)
+        if not isinstance(row, tuple):
+            return None
+        data: bytes = row[0]
+        if row[1] is not None and hashlib.sha256(data).digest() != row[1]:
+            raise Corrupt(
+                "blob-corrupt",
+                f"blob {name} is not what was put",
+                hint="See the system log for disk errors, and restore the blob from a copy.",
+            )
+        return data
+
+    def _page(self, after: str, limit: int) -> list[StoredBlob]:
+        with self._reading:
+            try:
+                return [StoredBlob(*row) for row in self._reader.execute(_PAGE, (after, limit))]
+            except apsw.Error as error:
+                raise _unreadable(error) from error
+
     def _read(self, query: str, name: str) -> object:
         with self._reading:
             try:
                 return self._reader.execute(query, (name,)).get
             except apsw.Error as error:
-                raise Corrupt("blob-unreadable", f"small blobs cannot be read: {error}") from error
+                raise _unreadable(error) from error
 
     def _next_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
@@ -193,12 +236,17 @@ class PackedFile:
         for entry in batch:
             found = self._writer.execute(_FIND, (entry.name,)).get
             if found is None and not self._taken(entry.name):
-                self._writer.execute(_ADD, (entry.name, entry.data))
+                digest = hashlib.sha256(entry.data).digest()
+                self._writer.execute(_ADD, (entry.name, entry.data, digest))
             elif found != entry.data:
                 entry.error = Refused("blob-differs", f"blob {entry.name} exists with other bytes")
 
     def _remove(self, name: str) -> None:
         self._writer.execute(_REMOVE, (name,))
+
+
+def _unreadable(error: apsw.Error) -> Corrupt:
+    return Corrupt("blob-unreadable", f"small blobs cannot be read: {error}")
 
 
 def _connect(path: pathlib.Path) -> apsw.Connection:
