@@ -119,6 +119,21 @@ class Api:
         response = await self._send("POST", path, headers=headers, params=query, file=file)
         return _decode(response, answer)
 
+    async def lines(
+        self,
+        path: str,
+        body: bytes,
+        media_type: str,
+        answer: type[T],
+        *,
+        key: str,
+        query: Mapping[str, str],
+    ) -> tuple[T, bool]:
+        """Send bytes as they are; the answer, and whether it was given earlier to the same ``key``."""
+        headers = {"content-type": media_type, "idempotency-key": key}
+        response = await self._send("POST", path, headers=headers, params=query, content=body)
+        return _decode(response, answer), response.headers.get("idempotent-replayed") == "true"
+
     async def content(self, path: str) -> bytes:
         """A file from the site, whole."""
         return (await self._send("GET", path)).content

@@ -1,4 +1,4 @@
-"""``outlast log``: read, prove and check a log's files."""
+"""``outlast log``: read, prove and check a log's files; put entries of another system's into it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from outlast.surfaces.cli.invocation import Invocation, command, group, refuse_overwriting
 
-app = group("The log: show, prove, verify, fsck.")
+app = group("The log: show, prove, verify, fsck, append.")
 
 Directory = Annotated[
     Path | None,
@@ -37,6 +37,26 @@ def show(
     from outlast.surfaces.cli.logbook import log_directory, show_entries
 
     show_entries(cli, log_directory(cli, log), start, limit, is_following=follow)
+
+
+@command(app)
+def append(
+    cli: Invocation,
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="One JSON object a line; -: standard input.")
+    ] = "-",
+    journal: Annotated[
+        str, typer.Option(help="The journal they belong to; a name of your choice.")
+    ] = "default",
+    batch: Annotated[
+        int, typer.Option(help="Lines a request, all recorded or none.", min=1, max=1000)
+    ] = 1000,
+    from_line: Annotated[int, typer.Option(help="Leave out what is before this line.", min=1)] = 1,
+) -> None:
+    """Put another system's entries into the log. Interrupted, the same command goes on where it was."""
+    from outlast.surfaces.cli.appending import append_file
+
+    append_file(cli, file, journal, batch, from_line)
 
 
 @command(app, is_remote=False)

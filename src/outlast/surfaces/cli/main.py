@@ -43,7 +43,7 @@ COMMANDS: dict[str, Entry] = {
     "mode": Entry("mode", "The site's mode: show, set by hand, release."),
     "jobs": Entry("jobs", "Work and dead letters: list, show, replay, park, discard."),
     "api-keys": Entry("api_keys", "Who may call the API: create, list, revoke."),
-    "log": Entry("log", "The log: show, prove, verify, fsck."),
+    "log": Entry("log", "The log: show, prove, verify, fsck, append."),
     "policy": Entry("policy", "Check the policy set."),
     "config": Entry("config", "Check the configuration."),
     "signer": Entry("appliance", "Run a signing appliance."),
