@@ -46,6 +46,7 @@ from outlast.core.store.port import (
     StreamRow,
     WriteSet,
 )
+from outlast.core.telemetry import CommitSpans, Histogram
 
 log = logging.getLogger("outlast.commit")
 
@@ -60,6 +61,9 @@ MIN_FLUSH = 16
 
 MAX_WAITING = 8192
 """Most submissions waiting for a flush; more are refused as overloaded."""
+
+FLUSH_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+"""Bounds of the distribution of flushes by duration."""
 
 MAX_JOB_PAYLOAD_BYTES = 16 * 1024
 """A job refers to documents; it does not carry them."""
@@ -217,6 +221,8 @@ class Planner:
         self._deciders = deciders
         self._hlc = hlc
         self._site = site
+        self.replays = 0
+        """Commands that got the answer given before to their key."""
 
     def plan(
         self, batch: Sequence[Work], snapshot: Snapshot, now_ms: int
@@ -241,6 +247,7 @@ class Planner:
                 Exception
             ) as error:  # a decider's bug is its command's failure, not its neighbours'
                 outcomes.append(error)
+        self.replays += flush.replays
         return flush.write_set(), outcomes
 
 
@@ -261,6 +268,7 @@ class _Flush:
         self._known = dict(snapshot.idempotency)
         self._states: dict[StreamKey, Any] = {}
         self._write = WriteSet(head=snapshot.head)
+        self.replays = 0
 
     def write_set(self) -> WriteSet:
         """All that the flush writes."""
@@ -275,6 +283,7 @@ class _Flush:
         if work.idempotency is not None:
             digest = idempotency_digest(work.tenant, work.idempotency.key)
             if (known := self._known.get(digest)) is not None:
+                self.replays += 1
                 return _replayed(known, work.idempotency)
         finished = self._finished(work.tenant, work.finish) if work.finish is not None else None
         decider, key = self._deciders.of(work.kind), work.key
@@ -488,6 +497,10 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self.flushes = 0
         self.committed = 0
+        self.failed: dict[str, int] = {}
+        """Commands that were not committed, by kind of error."""
+        self.flush_seconds = Histogram(FLUSH_S)
+        self.spans: CommitSpans | None = None
 
     @property
     def waiting(self) -> int:
@@ -496,6 +509,8 @@ class Committer:
 
     async def submit(self, work: Submission) -> Receipt:
         """Decide, write durably, answer. Raises Refused, Conflict, Unavailable, Unknown."""
+        if self.spans is not None:
+            return await self.spans.submit(work, self._enqueue)
         receipt: Receipt = await self._enqueue(work)
         return receipt
 
@@ -515,13 +530,14 @@ class Committer:
 
     def _enqueue(self, work: Work) -> asyncio.Future[Any]:
         if len(self._waiting) >= MAX_WAITING:
-            raise Unavailable(
+            error = Unavailable(
                 "overloaded",
                 f"{MAX_WAITING} commands already wait for the disk",
                 hint="Send fewer at once, or retry after the given time.",
                 retry_after_s=1.0,
                 scope="site",
             )
+            raise self._counted(error)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((work, future))
@@ -568,10 +584,18 @@ class Committer:
             written, outcomes = self._planner.plan(works, snapshot, self._clock.now_ms())
             return written
 
+        began_s = self._clock.monotonic_s()
+        span = None if self.spans is None else self.spans.flush(works)
+        failure: Exception | None = None
         try:
             await self._store.flush(needs_of(works), plan)
         except Exception as error:
-            await self._flush_failed(batch, error)
+            failure = error
+        self.flush_seconds.observe(self._clock.monotonic_s() - began_s, span)
+        if span is not None:
+            span.over(failure)
+        if failure is not None:
+            await self._flush_failed(batch, failure)
             return
         self.flushes += 1
         self.committed += len(works)
@@ -579,7 +603,7 @@ class Committer:
             if future.done():
                 continue
             if isinstance(outcome, Exception):
-                future.set_exception(outcome)
+                future.set_exception(self._counted(outcome))
             else:
                 future.set_result(outcome)
         if self._on_commit is not None and written is not None:
@@ -602,4 +626,9 @@ class Committer:
             return
         for _, future in batch:
             if not future.done():
-                future.set_exception(error)
+                future.set_exception(self._counted(error))
+
+    def _counted(self, error: Exception) -> Exception:
+        kind = type(error).__name__.lower() if isinstance(error, OutlastError) else "internal"
+        self.failed[kind] = self.failed.get(kind, 0) + 1
+        return error
