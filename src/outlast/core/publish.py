@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from outlast.core.clock import Clock
 from outlast.core.errors import Corrupt, Refused, Unavailable
 from outlast.core.log.merkle import CompactRange
+from outlast.core.telemetry import Tracer, traced
 from outlast.core.store.port import EntryRow, Store, WriteSet
 
 log = logging.getLogger("outlast.log")
@@ -127,6 +128,8 @@ class Publisher:
         self._moved = asyncio.Condition()
         self._recent = Recent()
         self._waiting_since_s: float | None = None
+        self._covering_since_s: float | None = None
+        self.tracer: Tracer | None = None
         self.published = archive.size
         self.lag_s = 0.0
         self.failure: Corrupt | Refused | None = None
@@ -143,6 +146,12 @@ class Publisher:
         if write.entries:
             self._recent.add(write.entries)
             self.wake()
+
+    @property
+    def behind_s(self) -> float:
+        """How long the oldest entry without a signed checkpoint has waited; 0.0: there is none."""
+        since = [s for s in (self._covering_since_s, self._waiting_since_s) if s is not None]
+        return max(0.0, self._clock.monotonic_s() - min(since)) if since else 0.0
 
     async def wait_for(self, index: int, timeout_s: float) -> bool:
         """Whether the entry at ``index`` is under a published checkpoint within ``timeout_s`` seconds."""
@@ -188,6 +197,7 @@ class Publisher:
         """Bring archive and checkpoint up to the store's head; returns the published size."""
         self._wake.clear()
         since_s, self._waiting_since_s = self._waiting_since_s, None
+        self._covering_since_s = since_s
         head = await self._store.head()
         if head.size < self.published:
             raise Corrupt(
@@ -197,8 +207,14 @@ class Publisher:
                 " database back; signing on would fork the log.",
                 scope="log",
             )
-        if head.size == self.published:
-            return self.published
+        if head.size > self.published:
+            span = None if self.tracer is None else self.tracer.root("publish checkpoint")
+            work = self._publish(head, since_s)
+            await (work if span is None else traced(span, work))
+        self._covering_since_s = None
+        return self.published
+
+    async def _publish(self, head: Head, since_s: float | None) -> None:
         tree = await self._grow(head.size)
         if tree.root != CompactRange.decode(head.edge).root():
             raise Corrupt(
@@ -216,7 +232,6 @@ class Publisher:
             self._moved.notify_all()
         if self.on_publish is not None:
             await self.on_publish(tree.size)
-        return self.published
 
     async def _grow(self, size: int) -> Tree:
         start = self.published

@@ -142,6 +142,11 @@ class RetryBudget:
         self._tokens -= 1.0
         return True
 
+    def left(self, now_ms: int) -> float:
+        """How many retries are saved up."""
+        self._refill(now_ms)
+        return self._tokens
+
     def wait_ms(self, now_ms: int) -> int:
         """Until a retry is available if nothing else happens."""
         self._refill(now_ms)

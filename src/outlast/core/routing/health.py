@@ -22,12 +22,17 @@ from outlast.core.routing.budget import BudgetConfig, ErrorBudget, RetryBudget, 
 from outlast.core.routing.choose import HEALTHY, Health
 from outlast.core.routing.latency import DeadlineConfig, Latency
 from outlast.core.routing.outcome import Outcome
+from outlast.core.telemetry import Histogram, current_span
 
 RESERVATION_MS = 10_000
 """A call begun but not sent for so long is given up: its caller is gone."""
 
 ABANDON_MS = 120_000
 """A call sent but never ended for so long is given up."""
+
+
+CALL_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Bounds of the distribution of calls by duration."""
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +76,19 @@ class ProviderSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     burning: bool
 
 
+class Tally:
+    """All calls of one provider since this process started, background checks left out."""
+
+    __slots__ = ("outcomes", "seconds", "throttles")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        """How many ended in what way (`outcome.Kind`)."""
+        self.seconds = Histogram(CALL_S)
+        self.throttles = 0
+        """How often it asked to be left alone."""
+
+
 class _Flight:
     """One call under way: begun, and after ``sent`` the provider's to answer. ``since_ms`` is the later of both;
     ``watched_ms`` is that, moved on by the time in which nobody looked."""
@@ -101,6 +119,7 @@ class ProviderHealth:
         "name",
         "out_since_ms",
         "retries",
+        "tally",
     )
 
     def __init__(self, name: str, config: ProviderConfig, now_ms: int) -> None:
@@ -110,6 +129,7 @@ class ProviderHealth:
         self.budget = ErrorBudget(config.budget)
         self.retries = RetryBudget(config.retry, now_ms)
         self.latency = Latency(config.deadline)
+        self.tally = Tally()
         self.disabled = ""
         self.calls = 0
         self.failures = 0
@@ -167,6 +187,7 @@ class ProviderHealth:
 
     def throttle(self, outcome: Outcome, now_ms: int) -> bool:
         """It asked to be left alone; True when it was not already."""
+        self.tally.throttles += 1
         fresh = self._throttled_until_ms <= now_ms
         self._throttled_until_ms = max(self._throttled_until_ms, now_ms + outcome.throttle_ms)
         return fresh and outcome.throttle_ms > 0
@@ -246,6 +267,9 @@ class ProviderHealth:
 
     def _count(self, outcome: Outcome, latency_ms: float, now_ms: int) -> None:
         self.calls += 1
+        outcomes = self.tally.outcomes
+        outcomes[outcome.kind] = outcomes.get(outcome.kind, 0) + 1
+        self.tally.seconds.observe(latency_ms / 1000, current_span())
         if outcome.failed:
             self.failures += 1
             self.last_failure = outcome.code

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from outlast.core.clock import Clock
 from outlast.core.errors import Refused
-from outlast.core.routing.breaker import Purpose, Transition
+from outlast.core.routing.breaker import Purpose, State, Transition
 from outlast.core.routing.changes import (
     HealthChange,
     ProviderEjected,
@@ -41,7 +41,7 @@ from outlast.core.routing.choose import (
     RouteRequest,
     choose,
 )
-from outlast.core.routing.health import ProviderConfig, ProviderHealth, ProviderSnapshot
+from outlast.core.routing.health import ProviderConfig, ProviderHealth, ProviderSnapshot, Tally
 from outlast.core.routing.outcome import Outcome
 
 MAX_PROVIDERS = 256
@@ -173,6 +173,15 @@ class Router:
         self.tick()
         now_ms = self._now_ms()
         return tuple(self._providers[name].snapshot(now_ms) for name in sorted(self._providers))
+
+    def state(self, provider: str) -> State:
+        """A provider's breaker as it was found last."""
+        return self._provider(provider).breaker.state
+
+    def tally(self, provider: str) -> tuple[Tally, float]:
+        """A provider's calls since this process started, and the retries left in its budget."""
+        record = self._provider(provider)
+        return record.tally, record.retries.left(int(self._now_ms()))
 
     # -- inside ------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from outlast.core.commit import Claim, Committer, Finish, Settle, Submission
 from outlast.core.errors import Conflict, OutlastError, Refused
 from outlast.core.ids import Random
 from outlast.core.store.port import JobRow, Store
+from outlast.core.telemetry import Tracer, note_failure, traced
 from outlast.core.work.job import KIND, BuryJob
 from outlast.core.work.verdict import judge
 
@@ -105,6 +106,7 @@ class Runner:
         self._paused: set[str] = set()
         # By (job, lease): a process that was stopped for longer than its leases may rescue its own jobs.
         self._running: dict[tuple[int, int], tuple[Job, asyncio.Task[None]]] = {}
+        self.tracer: Tracer | None = None
         self._wake = asyncio.Event()
         self._full = True
         self._completions: deque[float] = deque(maxlen=DRAIN_WINDOW)
@@ -183,7 +185,11 @@ class Runner:
         self._full = len(claimed) == room
         for row in claimed:
             job = Job(row)
-            task = asyncio.create_task(self._handle(job), name=f"job-{row.id}")
+            work = self._handle(job)
+            if self.tracer is not None:
+                span = self.tracer.job(row.kind, row.id, row.attempts, row.trace)
+                work = work if span is None else traced(span, work)
+            task = asyncio.create_task(work, name=f"job-{row.id}")
             self._running[row.id, row.lease] = (job, task)
         if not claimed:
             await self._sleep(room)
@@ -230,6 +236,8 @@ class Runner:
                 self._wake.set()
 
     async def _failed(self, job: Job, error: Exception, backoff: BackoffPolicy) -> None:
+        if self.tracer is not None:
+            note_failure(error)
         if not isinstance(error, OutlastError):
             log.error("job %d (%s) raised", job.row.id, job.row.kind, exc_info=error)
         verdict = judge(job.row, error, backoff, self._clock.now_ms(), self._rng.random())
