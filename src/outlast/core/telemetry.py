@@ -147,7 +147,14 @@ class Span:
     def over(self, error: BaseException | None) -> None:
         """End it, failed where there is an error."""
         if error is not None:
-            self.failed(error.code if isinstance(error, OutlastError) else type(error).__name__)
+            self.failed(code_of(error))
+        self.end()
+
+    def called(self, outcome: str, failed: bool, code: str) -> None:
+        """A provider's call ended; see `outlast.core.routing.outcome`."""
+        self.set("outlast.call.outcome", outcome)
+        if failed:
+            self.failed(code or outcome)
         self.end()
 
     def exemplar(self, value: float) -> Exemplar:
@@ -168,6 +175,32 @@ class Span:
         if not self.ended_s:
             self.ended_s = self._tracer.clock.monotonic_s()
             self._tracer.ended(self)
+
+
+async def traced(span: Span, work: Awaitable[T]) -> T:
+    """Await what a span is about: it is current meanwhile and ended afterwards, failed where the work raises."""
+    token = _current.set(span)
+    failure: BaseException | None = None
+    try:
+        return await work
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        _current.reset(token)
+        span.over(failure)
+
+
+def note_failure(error: BaseException) -> None:
+    """What the current span is about has failed, and is dealt with: nothing is raised."""
+    span = _current.get()
+    if span is not None:
+        span.failed(code_of(error))
+
+
+def code_of(error: BaseException) -> str:
+    """An error's stable code; of an exception that has none, its class."""
+    return error.code if isinstance(error, OutlastError) else type(error).__name__
 
 
 class Tracer:
@@ -317,15 +350,10 @@ class CommitSpans:
         if span is None:
             return await enqueue(work)
         self._waiting[id(work)] = span
-        failure: BaseException | None = None
         try:
-            return await enqueue(work)
-        except BaseException as error:
-            failure = error
-            raise
+            return await traced(span, enqueue(work))
         finally:
             self._waiting.pop(id(work), None)
-            span.over(failure)
 
     def flush(self, works: Sequence[Any]) -> Span | None:
         """A flush of these begins; None where nobody records any of them."""
