@@ -20,8 +20,8 @@ from typing import Any, Protocol
 from outlast.core.clock import Clock
 from outlast.core.errors import Corrupt, Refused, Unavailable
 from outlast.core.log.merkle import CompactRange
+from outlast.core.store.port import EntryRow, Head, Store, WriteSet
 from outlast.core.telemetry import Tracer, traced
-from outlast.core.store.port import EntryRow, Store, WriteSet
 
 log = logging.getLogger("outlast.log")
 
