@@ -98,6 +98,47 @@ class PostgresServer:
         """Immediate shutdown, as a crash of the server: the next start recovers from its log."""
         self._end(signal.SIGQUIT)
 
+    def power_off(self) -> None:
+        """SIGKILL to the main process and then to all that it started: nothing says goodbye, nothing is written."""
+        self._signal_all(signal.SIGKILL)
+        self._end(signal.SIGKILL)
+
+    def suspend(self) -> None:
+        """Stop every process of the server where it stands; its connections stay open and nothing answers."""
+        self._signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on, as if no time had passed."""
+        self._signal_all(signal.SIGCONT)
+
+    def copy_to(self, other: PostgresServer) -> None:
+        """Fill another server's folder with a copy that follows this one as its standby, once it is started."""
+        shutil.rmtree(other.data, ignore_errors=True)
+        other.data.mkdir(mode=0o700)
+        _give_away(other.data)
+        done = subprocess.run(
+            [self._programs / "pg_basebackup", "-D", other.data, "-d", self.dsn(), "-X", "stream",
+             "-c", "fast", "-R", "--no-sync"],
+            capture_output=True,
+            text=True,
+            cwd=other.data,
+            timeout=START_TIMEOUT_S,
+            **_as_user(),
+        )  # fmt: skip
+        if done.returncode:
+            raise ServerFailed(f"pg_basebackup failed: {done.stderr}")
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """The main process first, so that it starts no others."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(number)
+        for child in _children(self._process.pid):
+            try:
+                os.kill(child, number)
+            except ProcessLookupError:
+                pass  # ended by itself
+
     def _all_settings(self) -> dict[str, str]:
         return {
             "port": str(self.port),
@@ -161,6 +202,12 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_TIMEOUT_S)
+
+
+def _children(parent: int) -> list[int]:
+    """The processes that a process has started; each of PostgreSQL's is in a session of its own."""
+    threads = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(word) for listed in threads for word in listed.read_text().split()]
 
 
 def _programs(folder: Path) -> Path:

@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -36,12 +37,11 @@ from outlast.core.store.port import (
     StreamKey,
     StreamRow,
 )
-from outlast.core.store.postgres.failure import RETRY_S, busy, translated, unknown
+from outlast.core.store.postgres.failure import RETRY_S, busy, translated, unknown, unreachable
+from outlast.core.store.postgres.primary import Primary, Session
 from outlast.core.store.postgres.rows import load_arguments, snapshot_of, write_arguments
 from outlast.core.store.postgres.session import (
-    READ_TIMEOUT_S,
-    READER_SETTINGS,
-    arguments,
+    connect_reader,
     connect_writer,
     prepare_schema,
 )
@@ -71,33 +71,38 @@ async def _leave(_connection: object) -> None:
 class PostgresStore:
     """`Store` on one PostgreSQL database, shared by the nodes of a site. Open with `PostgresStore.open`."""
 
-    def __init__(self, dsn: str, *, allow_unsafe: bool = False) -> None:
-        self._dsn = dsn
+    def __init__(
+        self, dsn: str, *, allow_unsafe: bool = False, session_name: str = "outlast"
+    ) -> None:
+        self._primary = Primary(dsn, session_name)
         self._allow_unsafe = allow_unsafe
         self._q = load_queries("outlast.core.store.postgres", "queries.sql")
         self._writing = asyncio.Lock()
-        self._writer: asyncpg.Connection[Any] | None = None
+        self._writer: Session | None = None
         self._pool: asyncpg.Pool[Any] | None = None
         self._workers: set[str] = set()
         self._unconfirmed = False
         self._closed = False
 
     @classmethod
-    async def open(cls, dsn: str, *, allow_unsafe: bool = False) -> PostgresStore:
+    async def open(
+        cls, dsn: str, *, allow_unsafe: bool = False, session_name: str = "outlast"
+    ) -> PostgresStore:
         """Connect, bring the schema up to date; ``dsn`` is ``postgresql://user:password@host,host:port/database``.
 
         ``allow_unsafe`` accepts a server that does not sync to its disk. Raises Refused (address, login, rights,
-        settings, schema) or Unavailable (not reachable, standbys only), each saying what to do.
+        settings, schema) or Unavailable (not reachable, standbys only), each saying what to do. ``session_name`` (63
+        bytes at most) is how `sessions` and the server's own lists show this process.
         """
-        store = cls(dsn, allow_unsafe=allow_unsafe)
+        store = cls(dsn, allow_unsafe=allow_unsafe, session_name=session_name)
         try:
             await prepare_schema(await store._connected(), store._q)
             with translated():
                 store._pool = await asyncpg.create_pool(
-                    **arguments(dsn, READER_SETTINGS),
+                    connect=partial(connect_reader, store._primary),
+                    connection_class=Session,
                     min_size=1,
                     max_size=READERS,
-                    command_timeout=READ_TIMEOUT_S,
                     reset=_leave,
                 )
         except BaseException:
@@ -174,10 +179,13 @@ class PostgresStore:
     async def _connected(self) -> asyncpg.Connection[Any]:
         if self._closed:
             raise _closed()
-        if self._writer is None or self._writer.is_closed():
-            self._writer = await connect_writer(self._dsn, self._q, allow_unsafe=self._allow_unsafe)
-            self._writer.add_log_listener(self._heard)
-        return self._writer
+        writer = self._writer
+        if writer is None or writer.is_closed() or writer.era != self._primary.era:
+            self._abandon()
+            writer = await connect_writer(self._primary, self._q, allow_unsafe=self._allow_unsafe)
+            writer.add_log_listener(self._heard)
+            self._writer = writer
+        return writer
 
     def _heard(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
         if _NOT_REPLICATED in f"{message} {getattr(message, 'detail', '')}":
@@ -297,19 +305,38 @@ class PostgresStore:
         rows = await self._read("counter", name)
         return rows[0][0] if rows else 0
 
+    async def sessions(self) -> frozenset[str]:
+        """The names of all sessions with this database that its role may see."""
+        return frozenset(name for (name,) in await self._read("sessions"))
+
     async def _read(self, name: str, *args: object) -> list[Any]:
-        if self._pool is None or self._closed:
-            raise _closed()
         with translated():
-            try:
-                db = await self._pool.acquire(timeout=POOL_WAIT_S)
-            except TimeoutError:
-                raise busy(f"no session for reading came free in {POOL_WAIT_S:g} s") from None
+            db = await self._reader()
+            era = db.era
             try:
                 rows: list[Any] = await db.fetch(self._q[name], *args)
-                return rows
             finally:
-                await self._pool.release(db)
+                await self._readers().release(db)
+        if era != self._primary.era:
+            raise unreachable("the server that answered has been replaced")
+        return rows
+
+    async def _reader(self) -> Any:
+        """A session of the pool with the server that takes writes, as far as we have heard."""
+        while True:
+            try:
+                db = await self._readers().acquire(timeout=POOL_WAIT_S)
+            except TimeoutError:
+                raise busy(f"no session for reading came free in {POOL_WAIT_S:g} s") from None
+            if db.era == self._primary.era:
+                return db
+            db.terminate()
+            await self._readers().release(db)
+
+    def _readers(self) -> asyncpg.Pool[Any]:
+        if self._pool is None or self._closed:
+            raise _closed()
+        return self._pool
 
     async def close(self) -> None:
         async with self._writing:

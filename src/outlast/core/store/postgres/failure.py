@@ -45,12 +45,12 @@ def translate(error: Exception, *, committing: bool = False) -> OutlastError:
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return _read_only()
     if isinstance(error, ssl.SSLError):
-        return _unreachable(f"TLS: {error.reason}")
+        return unreachable(f"TLS: {error.reason}")
     if isinstance(error, asyncpg.PostgresError):
         return _by_state(error, committing)
     if committing:
         return unknown(type(error).__name__)
-    return _unreachable(type(error).__name__)
+    return unreachable(type(error).__name__)
 
 
 def unknown(why: str) -> Unknown:
@@ -157,7 +157,7 @@ def _trouble(error: asyncpg.PostgresError, state: str) -> Unavailable:
     if state in _BUSY:
         return busy(str(error))
     if state[:2] in _LOST_CLASSES or state == "25P03":
-        return _unreachable(str(error))
+        return unreachable(str(error))
     return Unavailable(
         "storage-error",
         f"PostgreSQL: {type(error).__name__} ({state}): {error}",
@@ -167,7 +167,8 @@ def _trouble(error: asyncpg.PostgresError, state: str) -> Unavailable:
     )
 
 
-def _unreachable(why: str) -> Unavailable:
+def unreachable(why: str) -> Unavailable:
+    """Nothing was written: there was no connection, or it was lost before COMMIT."""
     return Unavailable(
         "storage-unreachable",
         f"no connection to the database: {why}",

@@ -156,6 +156,10 @@ SELECT LEAST(
 -- name: release_leases
 UPDATE job SET lease_until_ms = 0 WHERE state = 'leased' AND worker = ANY ($1::text[]);
 
+-- name: sessions
+SELECT DISTINCT application_name FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'outlast/%';
+
 -- name: counter
 SELECT value FROM counter WHERE name = $1;
 

@@ -12,21 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 
 from outlast.core.errors import Refused
 from outlast.core.store.postgres.failure import invalid_address, translated
+from outlast.core.store.postgres.primary import Primary, Session
 from outlast.core.store.queries import load_migrations
 
 SCHEMA_PACKAGE = "outlast.core.store.postgres.migrations"
 MIN_SERVER = 150_000
 """PostgreSQL 15, as ``server_version_num``: older ones are out of support or nearly so."""
-CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
 """The longest a read may take."""
 
 _COMMON = {
-    "application_name": "outlast",
     "synchronous_commit": "on",
     "jit": "off",
     # All that is asked is by key or in an index's order. Plans made while the tables were empty must not be scans.
@@ -54,25 +52,18 @@ READER_SETTINGS = {
 }
 
 
-def arguments(dsn: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    """What asyncpg's ``connect`` and ``create_pool`` are called with."""
-    return {
-        "dsn": dsn,
-        "timeout": CONNECT_TIMEOUT_S,
-        "max_cached_statement_lifetime": 0,
-        "server_settings": {**_COMMON, **settings},
-        # of several hosts, the one that takes writes
-        "target_session_attrs": SessionAttribute.primary,
-    }
+async def connect_reader(primary: Primary, *_: object, **_given: object) -> Session:
+    """A session for reads; asyncpg's pool calls it, with arguments that are of no use here."""
+    return await primary.connect({**_COMMON, **READER_SETTINGS}, command_timeout=READ_TIMEOUT_S)
 
 
 async def connect_writer(
-    dsn: str, queries: Mapping[str, str], *, allow_unsafe: bool
-) -> asyncpg.Connection[Any]:
+    primary: Primary, queries: Mapping[str, str], *, allow_unsafe: bool
+) -> Session:
     """A session for flushes whose settings have been read back."""
     with translated():
         try:
-            connection = await asyncpg.connect(**arguments(dsn, WRITER_SETTINGS))
+            connection = await primary.connect({**_COMMON, **WRITER_SETTINGS})
         except ValueError:
             raise invalid_address() from None
     try:
