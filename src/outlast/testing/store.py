@@ -21,10 +21,12 @@ from outlast.core.store.port import (
     Head,
     IdempotencyRow,
     JobCounts,
+    JobGroup,
     JobRow,
     JobState,
     Needs,
     Plan,
+    PoolUse,
     Snapshot,
     StreamItem,
     StreamKey,
@@ -278,6 +280,22 @@ class MemoryStore:
             states.count("dead"),
             states.count("parked"),
         )
+
+    async def job_groups(self) -> list[JobGroup]:
+        self._check_open()
+        found: dict[tuple[str, JobState], list[JobRow]] = {}
+        for job in self.disk.jobs.values():
+            if job.state != "done":
+                found.setdefault((job.kind, job.state), []).append(job)
+        return [
+            JobGroup(
+                *key, len(jobs), min(j.created_ms for j in jobs), min(j.run_at_ms for j in jobs)
+            )
+            for key, jobs in found.items()
+        ]
+
+    def pool_use(self) -> PoolUse | None:
+        return None
 
     async def count_jobs(self, kind: str) -> int:
         self._check_open()

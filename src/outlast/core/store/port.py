@@ -149,6 +149,25 @@ class JobCounts(msgspec.Struct, frozen=True):
     parked: int
 
 
+class JobGroup(msgspec.Struct, frozen=True):
+    """The unfinished jobs of one kind in one state: how many, when the oldest was made, and when the first of them came
+    or comes due."""
+
+    kind: str
+    state: JobState
+    count: int
+    oldest_made_ms: int
+    oldest_due_ms: int
+
+
+class PoolUse(msgspec.Struct, frozen=True):
+    """Sessions with a database server: open ones, of these idle ones, and how many there may be."""
+
+    open: int
+    idle: int
+    most: int
+
+
 class StreamItem(msgspec.Struct, frozen=True):
     """A row of a listing."""
 
@@ -207,6 +226,14 @@ class Store(Protocol):
 
     async def job_counts(self) -> JobCounts:
         """How much work there is."""
+        ...
+
+    async def job_groups(self) -> list[JobGroup]:
+        """All that is not done, by kind and state; a scan, not for hot paths."""
+        ...
+
+    def pool_use(self) -> PoolUse | None:
+        """How busy the sessions for reading are; None where there is no pool of them."""
         ...
 
     async def count_jobs(self, kind: str) -> int:

@@ -139,6 +139,13 @@ async def ends_jobs_with_or_without_an_event(bench: StoreBench) -> None:
         assert (rows[2].error, rows[4].lease_until_ms) == ("hopeless", now_ms + 5_000)
         assert await store.job_counts() == JobCounts(ready=1, leased=1, dead=1, parked=1)
         assert (await store.count_jobs(JOB), await store.count_jobs(OTHER)) == (2, 0)
+        groups = {g.state: g for g in await store.job_groups() if g.kind == JOB}
+        assert {s: g.count for s, g in groups.items()} == dict.fromkeys(
+            ("ready", "leased", "dead", "parked"), 1
+        )
+        assert all(g.oldest_made_ms <= bench.clock.now_ms() for g in groups.values())
+        [ready] = await store.jobs("t1", state="ready")
+        assert groups["ready"].oldest_due_ms == ready.run_at_ms
         assert [job.id for job in await store.jobs("t1", state="done", after=1)] == [6]
         assert [job.id for job in await store.jobs("t1", after=2, limit=2)] == [3, 4]
         bench.clock.advance(TTL_MS)

@@ -29,10 +29,12 @@ from outlast.core.store.port import (
     Head,
     IdempotencyRow,
     JobCounts,
+    JobGroup,
     JobRow,
     JobState,
     Needs,
     Plan,
+    PoolUse,
     StreamItem,
     StreamKey,
     StreamRow,
@@ -286,6 +288,14 @@ class PostgresStore:
     async def job_counts(self) -> JobCounts:
         rows = await self._read("job_counts")
         return JobCounts(*rows[0])
+
+    async def job_groups(self) -> list[JobGroup]:
+        return [JobGroup(*row) for row in await self._read("job_groups")]
+
+    def pool_use(self) -> PoolUse | None:
+        if self._pool is None or self._closed:
+            return None
+        return PoolUse(self._pool.get_size(), self._pool.get_idle_size(), READERS)
 
     async def count_jobs(self, kind: str) -> int:
         rows = await self._read("count_kind", kind)

@@ -142,6 +142,14 @@ SELECT (SELECT count(*) FROM job WHERE state = 'ready'),
        (SELECT count(*) FROM job WHERE state = 'dead' AND state IN ('dead', 'parked')),
        (SELECT count(*) FROM job WHERE state = 'parked' AND state IN ('dead', 'parked'));
 
+-- name: job_groups
+SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state = 'ready' GROUP BY kind, state
+UNION ALL
+SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state = 'leased' GROUP BY kind, state
+UNION ALL
+SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state IN ('dead', 'parked')
+GROUP BY kind, state;
+
 -- name: count_kind
 SELECT (SELECT count(*) FROM job WHERE state = 'ready' AND kind = $1)
      + (SELECT count(*) FROM job WHERE state = 'leased' AND kind = $1);

@@ -36,10 +36,12 @@ from outlast.core.store.port import (
     Head,
     IdempotencyRow,
     JobCounts,
+    JobGroup,
     JobRow,
     JobState,
     Needs,
     Plan,
+    PoolUse,
     Snapshot,
     StreamItem,
     StreamKey,
@@ -399,6 +401,13 @@ class SqliteStore:
             for name in ("count_ready", "count_leased", "count_dead", "count_parked")
         ]
         return JobCounts(*counts)
+
+    async def job_groups(self) -> list[JobGroup]:
+        rows = await asyncio.to_thread(self._scan, "job_groups", ())
+        return [JobGroup(*row) for row in rows]
+
+    def pool_use(self) -> PoolUse | None:
+        return None
 
     async def count_jobs(self, kind: str) -> int:
         rows = await asyncio.to_thread(self._scan, "count_kind", (kind,))

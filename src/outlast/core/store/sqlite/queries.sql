@@ -112,6 +112,14 @@ SELECT count(*) FROM job WHERE state = 'dead' AND state IN ('dead', 'parked');
 -- name: count_parked
 SELECT count(*) FROM job WHERE state = 'parked' AND state IN ('dead', 'parked');
 
+-- name: job_groups
+SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state = 'ready' GROUP BY kind
+UNION ALL
+SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state = 'leased' GROUP BY kind
+UNION ALL
+SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state IN ('dead', 'parked')
+GROUP BY kind, state;
+
 -- name: count_kind
 -- A term for each partial index: together they would make SQLite read the finished jobs as well.
 SELECT (SELECT count(*) FROM job WHERE state = 'ready' AND kind = ?1)
