@@ -81,11 +81,13 @@ class SignatureAsk(
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who asks: the tenant, the actor as it goes on record, and flags such as ``degraded_auth``."""
+    """Who asks: the tenant, the actor as it goes on record, and flags such as ``degraded_auth``. ``trace`` is the
+    ``traceparent`` that the jobs to come are linked with, empty where nothing is recorded."""
 
     tenant: str
     actor: str
     flags: tuple[str, ...] = ()
+    trace: str = ""
 
 
 class BulkResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -451,6 +453,7 @@ class Signing:
             stream=stream,
             command=command,
             flags=caller.flags,
+            trace=caller.trace,
         )
 
 

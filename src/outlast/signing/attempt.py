@@ -16,8 +16,16 @@ from outlast.core.commit import Submission
 from outlast.core.decider import Command
 from outlast.core.errors import Conflict, OutlastError, Refused, Unavailable
 from outlast.core.routing.choose import Candidate, Choice, Pick, RoutePolicy, RouteRequest
-from outlast.core.routing.outcome import BAD_SIGNATURE, OK, TIMED_OUT, Outcome, outcome_of
+from outlast.core.routing.outcome import (
+    BAD_SIGNATURE,
+    CANCELLED,
+    OK,
+    TIMED_OUT,
+    Outcome,
+    outcome_of,
+)
 from outlast.core.routing.router import Call
+from outlast.core.telemetry import Span, traced
 from outlast.core.work.runner import Job
 from outlast.ports.keys import SignRequest
 from outlast.signing.cms import CmsTemplate, message_digest, verify_signature
@@ -108,7 +116,10 @@ class Attempts:
             await self._fail(signature.pin, "unknown", "interrupted")
         while True:
             routed = self._route(key, signature.key)
-            said = await self._attempt(routed, signature.key)
+            attempt = self._attempt(routed, signature.key)
+            tracer = self._world.tracer
+            span = None if tracer is None else tracer.child("attempt")
+            said = await (attempt if span is None else traced(span, attempt))
             if said is not None:
                 return said if self._ours else None
             self._tried.add(routed.binding.provider)
@@ -183,7 +194,16 @@ class Attempts:
         except BaseException:
             world.signer_router.finished(routed.call, Outcome("cancelled"))
             raise
-        outcome, value, detail = await self._call(routed, said, pin)
+        span: Span | None = None
+        if world.tracer is not None:
+            breaker = world.signer_router.state(binding.provider)
+            span = world.tracer.call("sign", "signer", binding.provider, breaker)
+        outcome, value, detail = CANCELLED, None, ""
+        try:
+            outcome, value, detail = await self._call(routed, said, pin, span)
+        finally:
+            if span is not None:
+                span.called(outcome.kind, outcome.failed, outcome.code)
         world.signer_router.finished(routed.call, outcome)
         if value is None:
             await self._fail(pin, outcome.kind, detail)
@@ -192,7 +212,7 @@ class Attempts:
         return said
 
     async def _call(
-        self, routed: Routed, said: Statement, pin: Pin
+        self, routed: Routed, said: Statement, pin: Pin, span: Span | None
     ) -> tuple[Outcome, bytes | None, str]:
         world, binding = self._world, said.binding
         router = world.signer_router
@@ -202,6 +222,7 @@ class Attempts:
             algorithm=binding.algorithm,
             tbs=said.tbs,
             operation=operation,
+            traceparent="" if span is None else span.traceparent,
         )
         router.sent(routed.call)
         try:
@@ -276,6 +297,7 @@ class Attempts:
             stream=self._job.stream_id,
             command=command,
             cause=f"job/{self._job.row.id}",
+            trace=self._job.row.trace,
         )
 
 

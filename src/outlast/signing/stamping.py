@@ -12,7 +12,7 @@ import msgspec
 
 from outlast.core.errors import OutlastError, Unavailable
 from outlast.core.routing.choose import Candidate, RoutePolicy, RouteRequest
-from outlast.core.routing.outcome import OK, TIMED_OUT, Outcome, outcome_of
+from outlast.core.routing.outcome import CANCELLED, OK, TIMED_OUT, Outcome, outcome_of
 from outlast.core.routing.router import Call
 from outlast.ports.timestamp import Token
 from outlast.signing.classes import DocumentClass
@@ -53,12 +53,27 @@ async def obtain_token(
         call = router.started(pick)
         if call is None:
             continue
-        token, outcome = await _ask(world, call, digest)
+        token, outcome = await _asked(world, call, digest)
         router.finished(call, outcome)
         if token is not None:
             return Stamped(token, tuple(tried))
         tried.append(f"{pick.provider}:{outcome.kind}")
     return Stamped(None, tuple(tried))
+
+
+async def _asked(world: World, call: Call, digest: bytes) -> tuple[Token | None, Outcome]:
+    """`_ask`, as a span of its own where there is a tracer."""
+    if world.tracer is None:
+        return await _ask(world, call, digest)
+    breaker = world.authority_router.state(call.provider)
+    span = world.tracer.call("timestamp", "authority", call.provider, breaker)
+    token, outcome = None, CANCELLED
+    try:
+        token, outcome = await _ask(world, call, digest)
+    finally:
+        if span is not None:
+            span.called(outcome.kind, outcome.failed, outcome.code)
+    return token, outcome
 
 
 async def _ask(world: World, call: Call, digest: bytes) -> tuple[Token | None, Outcome]:

@@ -18,6 +18,7 @@ from outlast.core.backoff import BackoffPolicy
 from outlast.core.commit import Finish, Submission
 from outlast.core.decider import Command
 from outlast.core.errors import Corrupt, Refused, Unavailable
+from outlast.core.telemetry import current_span
 from outlast.core.work.runner import Job, Kind
 from outlast.ports.timestamp import Token
 from outlast.signing.attempt import Attempts, Statement, statement
@@ -280,6 +281,9 @@ class Handlers:
             tried=tried,
         )
         await self._submit(job, command, job.done())
+        is_last = place == len(request.signatures) - 1
+        if is_last and not world.class_of(request.class_name).manual_approval:
+            world.signed.observe((command.at_ms - request.requested_ms) / 1000, current_span())
 
     async def _said(
         self, job: Job, request: Request, signature: Signature, source: Source
@@ -321,6 +325,7 @@ class Handlers:
                 stream=job.stream_id,
                 command=command,
                 cause=f"job/{job.row.id}",
+                trace=job.row.trace,
                 finish=finish,
             )
         )

@@ -22,6 +22,7 @@ from outlast.core.envelope import Envelope, context, open_field
 from outlast.core.errors import Refused
 from outlast.core.routing.router import Router
 from outlast.core.store.port import StreamKey, StreamRow
+from outlast.core.telemetry import Histogram, Tracer
 from outlast.ports.keys import Signer
 from outlast.ports.timestamp import TimestampAuthority
 from outlast.signing.classes import DocumentClass
@@ -130,6 +131,9 @@ class World:
     decoded: dict[int, tuple[StreamRow, Any]] = field(default_factory=dict)
     actor: str = "worker"
     large: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    tracer: Tracer | None = None
+    signed: Histogram = field(default_factory=lambda: Histogram(SIGNING_S))
+    """Seconds from a request's acceptance to its signed file, where no person's approval was waited for."""
 
     async def request(self, tenant: str, request_id: str) -> request.Request:
         """A signature request; raises Refused ``request-not-found``."""
@@ -234,6 +238,8 @@ class Subjects:
         self._open.pop((tenant, document_id), None)
 
 
+SIGNING_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+"""Bounds of the distribution of requests by the time they took."""
 MAX_DECODED = 1_024
 """Decoded states kept in memory, a few KiB each."""
 MAX_OPEN_KEYS = 4_096
