@@ -32,6 +32,9 @@ from outlast.signing.pdf.revision import Prepared
 
 T = TypeVar("T")
 
+SIGNING_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+"""Bounds of the distribution of requests by the time they took."""
+
 
 class Door(Protocol):
     """`outlast.core.commit.Committer`, as far as handlers need it."""
@@ -238,8 +241,6 @@ class Subjects:
         self._open.pop((tenant, document_id), None)
 
 
-SIGNING_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
-"""Bounds of the distribution of requests by the time they took."""
 MAX_DECODED = 1_024
 """Decoded states kept in memory, a few KiB each."""
 MAX_OPEN_KEYS = 4_096
