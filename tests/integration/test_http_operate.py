@@ -79,9 +79,11 @@ async def test_unknown_provider(http_site: Any) -> None:
 async def test_paused_kind_parked_and_replayed_job(http_site: Any) -> None:
     """A kind of job can be paused; its job parked and replayed, on record; then it runs."""
     kinds = (await http_site.client.get("/v1/job-kinds")).json()["items"]
-    assert {"kind": "signing.sign", "paused": False} in kinds
-    paused = await http_site.client.post("/v1/job-kinds/signing.sign:pause")
-    assert paused.json()["paused"]
+    assert not next(k for k in kinds if k["kind"] == "signing.sign")["paused"]
+    paused = await http_site.client.post(
+        "/v1/job-kinds/signing.sign:pause", json={"reason": "look"}
+    )
+    assert paused.status_code == 200, paused.text
     try:
         document = await http_site.document()
         asked = await http_site.client.post("/v1/signature-requests", json={"document": document})
@@ -101,7 +103,7 @@ async def test_paused_kind_parked_and_replayed_job(http_site: Any) -> None:
             assert replayed.status_code == 200, replayed.text
         assert replayed.headers["idempotent-replayed"] == "true"
     finally:
-        await http_site.client.post("/v1/job-kinds/signing.sign:resume")
+        await http_site.client.post("/v1/job-kinds/signing.sign:resume", json={"reason": "seen"})
     done = await http_site.client.get(asked.json()["url"], headers={"prefer": "wait=20"})
     assert done.json()["status"] == "completed"
     stream = await http_site.site.store.entries(0, 10_000)
@@ -111,7 +113,7 @@ async def test_paused_kind_parked_and_replayed_job(http_site: Any) -> None:
 
 async def test_discarded_job_never_runs(http_site: Any) -> None:
     """A discarded job is done, and the request that hung on it has failed with the reason."""
-    await http_site.client.post("/v1/job-kinds/signing.sign:pause")
+    await http_site.client.post("/v1/job-kinds/signing.sign:pause", json={"reason": "x"})
     try:
         document = await http_site.document()
         asked = await http_site.client.post("/v1/signature-requests", json={"document": document})
@@ -122,7 +124,7 @@ async def test_discarded_job_never_runs(http_site: Any) -> None:
         again = await http_site.client.post(f"{url}:discard", json={"reason": "a test"})
         assert again.status_code == 409
     finally:
-        await http_site.client.post("/v1/job-kinds/signing.sign:resume")
+        await http_site.client.post("/v1/job-kinds/signing.sign:resume", json={"reason": "seen"})
     shown = (await http_site.client.get(asked.json()["url"])).json()
     assert (shown["status"], shown["reason"]) == ("failed", "job-discarded: a test")
 

@@ -36,8 +36,22 @@ class LogHead(msgspec.Struct, frozen=True, kw_only=True):
     published: int = 0
 
 
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of the site. ``gone``: it has not said that it ends, and is no longer connected to the database.
+    ``mode`` and ``reasons`` are what the rule says of it; a mode set by hand is the whole site's."""
+
+    name: str
+    state: Literal["up", "gone", "stopped"]
+    version: str
+    started_ms: int
+    stopped_ms: int = 0
+    mode: Mode = "normal"
+    reasons: tuple[str, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The page. ``reasons`` are why the mode would be entered now; ``mode_reasons`` why it was."""
+    """The page, as ``node`` sees it: counts and log are the site's, mode, providers and disk its own. ``reasons`` are
+    why the mode would be entered now; ``mode_reasons`` why it was."""
 
     site: str
     version: str
@@ -54,6 +68,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     timestamps_owed: int
     disk_free_bytes: int | None
     log: LogHead
+    node: str = ""
+    nodes: tuple[NodeView, ...] = ()
 
 
 def status(
@@ -68,6 +84,8 @@ def status(
     authorities: tuple[ProviderSnapshot, ...] = (),
     work: Work | None = None,
     log: LogHead | None = None,
+    node: str = "",
+    nodes: tuple[NodeView, ...] = (),
 ) -> Status:
     """Put the page together."""
     current = mode or SiteMode()
@@ -90,6 +108,8 @@ def status(
         timestamps_owed=observed.timestamps_owed,
         disk_free_bytes=observed.disk_free_bytes,
         log=log or LogHead(),
+        node=node,
+        nodes=nodes,
     )
 
 

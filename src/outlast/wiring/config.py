@@ -6,6 +6,7 @@ does not silently mean the default.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from outlast.signing.classes import DocumentClass
 
 MAX_CONFIG_BYTES = 1024 * 1024
 DEFAULT_PORT = 8470
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+"""What a node may be called: it must fit into the name of a session with the database (63 bytes)."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,9 +27,10 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class SiteSection(_Section, frozen=True, kw_only=True):
     """The site itself. ``data`` is its folder; ``name`` is part of its log's origin; ``region`` is
-    dash-separated from wide to narrow (``eu-de-1``)."""
+    dash-separated from wide to narrow (``eu-de-1``). ``node`` names this process where several share the site."""
 
     name: str = "site"
+    node: str = ""
     data: str = "outlast-data"
     region: str = ""
 
@@ -189,6 +193,12 @@ def check(config: Config) -> Config:
             "config-invalid",
             f"{twice!r} is the name of a provider and of an authority",
             hint="Policy, residency and health go by these names: give each its own.",
+        )
+    if config.site.node and not NODE_NAME.fullmatch(config.site.node):
+        raise Refused(
+            "config-invalid",
+            f"[site] node is {config.site.node!r}",
+            hint="A node's name has 1 to 40 letters, digits, dots, dashes and underscores.",
         )
     _check_numbers(config)
     for name, document_class in config.classes.items():

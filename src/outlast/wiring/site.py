@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from outlast import __version__
 from outlast.adapters.blob.filesystem import FilesystemBlobs
-from outlast.core.access import Access, ApiKeyDecider, Authenticator
+from outlast.core.access import SITE_TENANT, Access, ApiKeyDecider, Authenticator
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.blobs import Blobs
 from outlast.core.clock import Clock, HybridClock, SystemClock, hlc_ms
@@ -30,6 +30,7 @@ from outlast.core.ids import EntropyPool, Ids, system_random
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
 from outlast.core.log.logkey import LogKey
+from outlast.core.news import News
 from outlast.core.policy import ClassFact, Context, Entity, Facts, PolicySet, ProviderFact, SiteFact
 from outlast.core.publish import Publisher
 from outlast.core.routing.breaker import BreakerConfig
@@ -41,9 +42,11 @@ from outlast.core.work.job import JobDecider
 from outlast.core.work.runner import Limits as RunnerLimits
 from outlast.core.work.runner import Runner
 from outlast.operations.api import Journals
+from outlast.operations.model.jobkind import JobKindDecider
 from outlast.operations.model.journal import JournalDecider
 from outlast.operations.model.mode import Limits as ModeLimits
-from outlast.operations.model.mode import ModeDecider, refusal
+from outlast.operations.model.mode import ModeDecider
+from outlast.operations.model.node import NodeDecider
 from outlast.operations.model.provider import ProviderDecider
 from outlast.ports.keys import Signer
 from outlast.ports.timestamp import TimestampAuthority
@@ -68,6 +71,8 @@ from outlast.wiring.embedded import (
     site_authority,
     software_provider,
 )
+from outlast.wiring.follow import Follower
+from outlast.wiring.nodes import Me, Nodes, Sessions, who_am_i
 from outlast.wiring.providers import (
     build_authorities,
     build_signers,
@@ -76,12 +81,16 @@ from outlast.wiring.providers import (
     software_signer,
 )
 from outlast.wiring.storage import open_store
-from outlast.wiring.upkeep import keep_following, keep_pruning
+from outlast.wiring.switches import Switches
+from outlast.wiring.upkeep import keep_pruning
 from outlast.wiring.watch import Watch
 
 log = logging.getLogger("outlast.site")
 T = TypeVar("T")
 DEFAULT_TENANT = "default"
+DRAIN_S = 10.0
+"""How long jobs may run on in a process that is about to end; their leases then go back."""
+DRAIN_LOOK_S = 0.02
 LARGE_DOCUMENTS = 2
 """Documents above 1 MiB that jobs hold in memory whole at a time."""
 
@@ -101,7 +110,8 @@ AUTHORITY_HEALTH = ProviderConfig(
 class Site:
     """The object graph. Surfaces hold one; nothing else is global.
 
-    ``watchers`` are called on the event loop after every flush.
+    ``watchers`` are called on the event loop after every flush of this process, ``listeners`` with what other nodes of
+    the site have written.
     """
 
     config: Config
@@ -121,10 +131,24 @@ class Site:
     gate: Gate
     log_vkeys: tuple[str, ...]
     watch: Watch
+    switches: Switches
+    nodes: Nodes
+    follower: Follower | None
     access: Access
     authenticator: Authenticator
     evidence: Evidence
     watchers: list[Callable[[WriteSet], None]] = field(default_factory=list)
+    listeners: list[Callable[[News], None]] = field(default_factory=list)
+
+    async def drain(self, timeout_s: float = DRAIN_S) -> bool:
+        """Start no more jobs, and wait for those that run; False where some ran on after ``timeout_s``."""
+        self.nodes.is_stopping = True
+        end_s = self.clock.monotonic_s() + timeout_s
+        while self.runner.running:
+            if self.clock.monotonic_s() >= end_s:
+                return False
+            await asyncio.sleep(DRAIN_LOOK_S)
+        return True
 
 
 def _health(provider: Provider) -> ProviderConfig:
@@ -142,6 +166,8 @@ def _deciders() -> Deciders:
             ApiKeyDecider(),
             ModeDecider(),
             ProviderDecider(),
+            JobKindDecider(),
+            NodeDecider(),
             JournalDecider(),
         ]
     )
@@ -181,7 +207,11 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     ids = Ids(clock, entropy)
     data = config.data
     _need_folder(data)
-    async with open_store(config, entropy) as (store, root_keys, log_key):
+    me = who_am_i(
+        config.site.node, config.site.name, data, ids.new(), is_shared=bool(config.store.dsn_file)
+    )
+    async with open_store(config, entropy, me.session) as opened:
+        store, log_key = opened.store, opened.log_key
         # a wall clock that was set back while we were down must not take us behind our own record
         if not system_clock.resume(hlc_ms((await store.head()).hlc)):
             log.critical(
@@ -195,13 +225,18 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     config,
                     clock,
                     ids,
-                    Envelope(root_keys, entropy),
+                    Envelope(opened.root_keys, entropy),
                     log_key,
                     store,
                     blobs,
                     sandbox,
+                    me,
+                    opened.sessions,
                 )
                 try:
+                    await site.nodes.check()
+                    if site.follower is not None:
+                        await site.follower.begin()  # before anything is read that it keeps up
                     await site.watch.start()
                     await _ensure_default_key(site)
                     yield site
@@ -233,6 +268,8 @@ def _assemble(
     store: Store,
     blobs: FilesystemBlobs,
     sandbox: PdfSandbox,
+    me: Me,
+    sessions: Sessions | None,
 ) -> Site:
     deciders = _deciders()
     watchers: list[Callable[[WriteSet], None]] = []
@@ -278,7 +315,7 @@ def _assemble(
         regions=regions(config),
         signer_router=Router(clock, {name: _health(config.providers[name]) for name in signers}),
         authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
-        actor=f"site:{config.site.name}",
+        actor=f"site:{me.within(config.site.name)}",
         large=lambda: large,
     )
     archive = TileArchive(data_log(config))
@@ -294,10 +331,27 @@ def _assemble(
         store,
         clock,
         kinds(world),
-        worker=f"{config.site.name}/{ids.new()}",
+        worker=f"{me.within(config.site.name)}/{me.process}",
         rng=system_random(),
         limits=RunnerLimits(concurrency=config.work.concurrency, lease_ms=config.work.lease_ms),
-        held=lambda: publisher.failure is not None,
+        held=lambda: publisher.failure is not None or nodes.is_stopping,
+    )
+    nodes = Nodes(
+        me=me,
+        version=__version__,
+        door=committer,
+        store=store,
+        clock=clock,
+        deciders=deciders,
+        sessions=sessions,
+        shares_documents=bool(getattr(config, "blobs", None)),
+    )
+    switches = Switches(
+        node=me.node if me.is_shared else "",
+        world=world,
+        store=store,
+        deciders=deciders,
+        runner=runner,
     )
     watch = Watch(
         name=config.site.name,
@@ -307,15 +361,34 @@ def _assemble(
         blobs=blobs,
         gate=gate,
         publisher=publisher,
-        deciders=deciders,
+        switches=switches,
+        nodes=nodes,
         limits=_disk_limits(config),
         local=frozenset(n for n, p in config.providers.items() if isinstance(p, SoftwareProvider)),
     )
-    authenticator = Authenticator(store, deciders, clock)
+    listeners: list[Callable[[News], None]] = []
+
+    async def heard(news: News) -> None:
+        for listener in listeners:
+            listener(news)
+        await switches.refresh(news.streams)
+
+    follower = Follower(store, clock, heard) if me.is_shared else None
+    authenticator = Authenticator(
+        store, deciders, clock, follower.is_current if follower else lambda: True
+    )
     watchers += [
         publisher.committed,
         lambda write: runner.wake() if write.new_jobs else None,
         watch.committed,
+        switches.committed,
+        authenticator.committed,
+        *([follower.committed] if follower else []),
+    ]
+    listeners += [
+        lambda news: publisher.wake(),
+        lambda news: runner.wake() if any(k.tenant != SITE_TENANT for k in news.streams) else None,
+        lambda news: watch.others_wrote(),
         authenticator.committed,
     ]
     spool = data_spool(config)
@@ -338,12 +411,15 @@ def _assemble(
             store,
             clock,
             config.site.name,
-            lambda: refusal(watch.mode.label, "accept"),
+            watch.refusal,
         ),
         policy=policy,
         gate=gate,
         log_vkeys=log_key.vkeys,
         watch=watch,
+        switches=switches,
+        nodes=nodes,
+        follower=follower,
         access=Access(committer, store, deciders, clock, ids),
         authenticator=authenticator,
         evidence=Evidence(
@@ -356,6 +432,7 @@ def _assemble(
             made_by=f"outlast {__version__}",
         ),
         watchers=watchers,
+        listeners=listeners,
     )
 
 
@@ -469,8 +546,8 @@ async def run_site(site: Site) -> None:
             group.create_task(site.runner.run(), name="runner")
         group.create_task(site.watch.run(), name="watch")
         group.create_task(keep_pruning(site.store, site.clock), name="prune")
-        if site.config.store.dsn_file:
-            group.create_task(keep_following(site.publisher.wake), name="follow")
+        if site.follower is not None:
+            group.create_task(site.follower.run(), name="follow")
         group.create_task(_open_keys(site), name="open keys")
 
 

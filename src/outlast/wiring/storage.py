@@ -18,25 +18,31 @@ from outlast.core.log.logkey import LogKey
 from outlast.core.store.port import Store
 from outlast.core.store.sqlite.engine import SqliteStore
 from outlast.wiring.config import Config
+from outlast.wiring.nodes import Sessions
 from outlast.wiring.rootkeys import database, load_log_key, load_root_keys, root_key_digest
 from outlast.wiring.secrets import read_secret
 
 
 class Opened(NamedTuple):
-    """An open database and the keys of the site in it."""
+    """An open database and the keys of the site in it. ``sessions`` tells the names of all sessions with it, where
+    other processes may have some."""
 
     store: Store
     root_keys: RootKeys
     log_key: LogKey
+    sessions: Sessions | None = None
 
 
 @asynccontextmanager
-async def open_store(config: Config, entropy: Entropy) -> AsyncIterator[Opened]:
-    """The database that the configuration names, closed at the end; raises Refused and Unavailable as the engines
-    do, and what is wrong with the keys."""
-    opening = _open_postgres if config.store.dsn_file else _open_sqlite
-    async with opening(config, entropy) as opened:
-        yield opened
+async def open_store(config: Config, entropy: Entropy, session: str) -> AsyncIterator[Opened]:
+    """The database that the configuration names, closed at the end; ``session`` is what this process's sessions with
+    it are called. Raises Refused and Unavailable as the engines do, and what is wrong with the keys."""
+    if config.store.dsn_file:
+        async with _open_postgres(config, entropy, session) as opened:
+            yield opened
+    else:
+        async with _open_sqlite(config, entropy) as opened:
+            yield opened
 
 
 @asynccontextmanager
@@ -52,7 +58,7 @@ async def _open_sqlite(config: Config, entropy: Entropy) -> AsyncIterator[Opened
 
 
 @asynccontextmanager
-async def _open_postgres(config: Config, entropy: Entropy) -> AsyncIterator[Opened]:
+async def _open_postgres(config: Config, entropy: Entropy, session: str) -> AsyncIterator[Opened]:
     try:
         from outlast.core.store.postgres.engine import PostgresStore
     except ModuleNotFoundError as error:
@@ -62,13 +68,15 @@ async def _open_postgres(config: Config, entropy: Entropy) -> AsyncIterator[Open
             hint="pip install 'outlast[postgres]'",
         ) from error
     dsn = read_secret(Path(config.store.dsn_file)).decode(errors="replace")
-    store = await PostgresStore.open(dsn, allow_unsafe=config.store.allow_unsafe)
+    store = await PostgresStore.open(
+        dsn, allow_unsafe=config.store.allow_unsafe, session_name=session
+    )
     try:
         begun = (await store.head()).size > 0
         root_keys, log_key = load_root_keys(config, entropy, begun), load_log_key(config, begun)
         await store.pin("log name", config.origin)
         await store.pin("log key", " ".join(log_key.vkeys))
         await store.pin("root key", root_key_digest(config))
-        yield Opened(store, root_keys, log_key)
+        yield Opened(store, root_keys, log_key, store.sessions)
     finally:
         await store.close()

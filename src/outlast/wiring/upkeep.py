@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from outlast.core.clock import Clock
 from outlast.core.errors import OutlastError
@@ -16,8 +15,6 @@ from outlast.core.store.port import Store
 
 log = logging.getLogger("outlast.upkeep")
 
-FOLLOW_EVERY_S = 0.2
-"""How far another node's entries may be behind in this node's tiles."""
 PRUNE_EVERY_S = 60.0
 PRUNE_PAUSE_S = 0.05
 """Between two steps of a round."""
@@ -25,13 +22,6 @@ IDEMPOTENCY_KEPT_MS = 48 * 3_600_000
 """How long an idempotency key is remembered."""
 JOBS_KEPT_MS = 24 * 3_600_000
 """How long a finished job can be asked about; the log keeps what it did."""
-
-
-async def keep_following(wake: Callable[[], None]) -> None:
-    """Have the publisher look for entries of other nodes, which nobody tells this one of, until cancelled."""
-    while True:
-        await asyncio.sleep(FOLLOW_EVERY_S)
-        wake()
 
 
 async def keep_pruning(store: Store, clock: Clock) -> None:

@@ -1,7 +1,9 @@
 """The site's own eyes: backlog, owed timestamps, disk, providers' health; and the mode that follows from them.
 
-What routing notices goes on record here, and so does every change of mode. The admission of new work is decided
-from what was seen last, so it costs an accept nothing.
+What routing notices goes on record here, and so does every change of mode that the rule asks for; what people switch is
+in `switches`. The admission of new work is decided from what was seen last, so it costs an accept nothing.
+
+A disk is seen to be full by the first write that it refuses: from then on no new work is taken, until a look finds room.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Mapping
 from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
+from outlast.core.access import SITE_TENANT
 from outlast.core.backpressure import Gate
-from outlast.core.commit import Receipt, Submission
-from outlast.core.decider import Command, Deciders
-from outlast.core.errors import OutlastError, Refused
+from outlast.core.commit import Submission
+from outlast.core.decider import Command
+from outlast.core.errors import OutlastError, Unavailable
 from outlast.core.publish import Publisher
 from outlast.core.routing.changes import HealthChange
-from outlast.core.routing.outcome import OK, outcome_of
+from outlast.core.routing.outcome import ADAPTER_ERROR, OK, outcome_of
 from outlast.core.routing.router import MAX_CHANGES, Call, Router
-from outlast.core.store.port import Store, StreamKey, WriteSet
+from outlast.core.store.port import Store, WriteSet
 from outlast.operations.model import mode as modes
 from outlast.operations.model import provider as providers
 from outlast.operations.model.mode import Limits, Observed, SiteMode
@@ -29,20 +33,24 @@ from outlast.operations.views import LogHead, Status, Work, out_of_use, status
 from outlast.ports.blob import BlobStore
 from outlast.signing.model.request import SETTLE_JOB
 from outlast.signing.world import World
+from outlast.wiring.nodes import Nodes
+from outlast.wiring.switches import Switches
 
 log = logging.getLogger("outlast.watch")
 
-SITE_TENANT = "-"
-"""The tenant of the site's own streams."""
 LOOK_EVERY_S = 0.25
 """How often health is drained and the mode assessed."""
 RECOUNT_EVERY_S = 10.0
 """How often the running counts are replaced by real ones."""
+RECOUNT_SHARED_S = 2.0
+"""The same while other nodes write: what they finish is not in our running counts."""
 CHECK_TIMEOUT_S = 2.0
+STORAGE_FULL = "storage-full"
+"""The code with which a store or a disk refuses a write for want of room."""
 
 
 class Watch:
-    """What the site knows of itself. ``mode`` is the newest on record."""
+    """What this process of the site knows of it."""
 
     def __init__(
         self,
@@ -54,7 +62,8 @@ class Watch:
         blobs: BlobStore,
         gate: Gate,
         publisher: Publisher,
-        deciders: Deciders,
+        switches: Switches,
+        nodes: Nodes,
         limits: Limits,
         local: frozenset[str],
     ) -> None:
@@ -65,25 +74,52 @@ class Watch:
         self._blobs = blobs
         self._gate = gate
         self._publisher = publisher
-        self._deciders = deciders
+        self._switches = switches
+        self._nodes = nodes
         self._limits = limits
         self._local = local
         self._noticed: deque[HealthChange] = deque(maxlen=MAX_CHANGES)
-        self.mode = SiteMode()
+        self._others_wrote = False
+        self._wake = asyncio.Event()
+        self.is_full = False
+        """A write was refused for want of room, and no look has found any since."""
         self.backlog = 0
         self.owed = 0
         self.dead = 0
         self.disk_free: int | None = None
 
+    @property
+    def mode(self) -> SiteMode:
+        """The mode that this process works in."""
+        return self._switches.mode
+
+    @property
+    def limits(self) -> Limits:
+        """The room on disk that the rule goes by."""
+        return self._limits
+
     # -- admission --------------------------------------------------------------------------------------------
 
     def admit(self, tenant: str) -> _Admitted:
         """Let one request for new work in; raises Unavailable ``read-only``, ``overloaded``, ``rate-limited``."""
-        refused = modes.refusal(self.mode.label, "accept")
+        refused = self.refusal()
         if refused is not None:
             raise refused
         self._gate.admit(max(0, self.backlog), tenant)
-        return _Admitted(self._gate)
+        return _Admitted(self)
+
+    def refusal(self) -> OutlastError | None:
+        """Why no new work is taken now; None: it is."""
+        is_stopped = self.is_full and not self.mode.held
+        return modes.refusal("read-only" if is_stopped else self.mode.label, "accept")
+
+    def admitted(self, error: BaseException | None) -> None:
+        """A request for new work has been accepted or refused."""
+        self._gate.leave()
+        if isinstance(error, Unavailable) and error.code == STORAGE_FULL and not self.is_full:
+            log.error("the disk is full: no new work is taken until there is room")
+            self.is_full = True
+            self._wake.set()
 
     def committed(self, write: WriteSet) -> None:
         """Keep the counts up with a flush."""
@@ -97,22 +133,16 @@ class Watch:
                 self.owed += change
         if done:
             self._gate.completed(done)
-        for key in write.streams:
-            if key.kind == modes.KIND:
-                self.mode = self._deciders.decode_state(key.kind, write.streams[key].state)
+
+    def others_wrote(self) -> None:
+        """Another node has written: count again soon."""
+        self._others_wrote = True
 
     # -- looking ----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take up the record: the mode, providers disabled by hand, the counts."""
-        row = await self._store.stream(StreamKey(SITE_TENANT, modes.KIND, modes.STREAM))
-        if row is not None:
-            self.mode = self._deciders.decode_state(modes.KIND, row.state)
-        for item in await self._store.streams(SITE_TENANT, providers.KIND, label="disabled"):
-            state = self._deciders.decode_state(providers.KIND, item.row.state)
-            router = self._router_of(item.id)
-            if router is not None:
-                router.disable(item.id, state.disabled_reason)
+        """Take up the record: what people switched, the counts."""
+        await self._switches.start()
         await self.recount()
 
     async def recount(self) -> None:
@@ -122,6 +152,12 @@ class Watch:
         self.dead = counts.dead
         self.owed = await self._store.count_jobs(SETTLE_JOB)
         self.disk_free = await self._blobs.free_bytes()
+        if self.is_full and (
+            self.disk_free is None or self.disk_free >= self._limits.disk_ok_bytes
+        ):
+            self.is_full = (
+                False  # tried again: where another disk is full than this one, the next write tells
+            )
 
     def observed(self) -> Observed:
         """What the rule for modes looks at."""
@@ -137,27 +173,39 @@ class Watch:
             timestamps_owed=max(0, self.owed),
             remote_configured=len(remote),
             remote_reachable=sum(1 for s in remote if s.provider not in out),
-            disk_free_bytes=self.disk_free,
+            disk_free_bytes=0 if self.is_full else self.disk_free,
             log_damage=failure.message if failure else "",
         )
 
     async def run(self) -> None:
         """Look until cancelled."""
         async with asyncio.TaskGroup() as group:
-            looked = 0
+            recounted_s = float("-inf")
             while True:
+                now_s = self._world.clock.monotonic_s()
+                every_s = RECOUNT_SHARED_S if self._others_wrote else RECOUNT_EVERY_S
+                recount = now_s - recounted_s >= every_s
+                recounted_s = now_s if recount else recounted_s
                 try:
-                    await self._look(
-                        group, recount=looked % int(RECOUNT_EVERY_S / LOOK_EVERY_S) == 0
-                    )
+                    await self._look(group, recount=recount)
                 except OutlastError as error:
                     log.warning("cannot record what was seen: %s", error)
-                looked += 1
-                await asyncio.sleep(LOOK_EVERY_S)
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the next look is due, or something is to be looked at now."""
+        try:
+            async with asyncio.timeout(LOOK_EVERY_S):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
 
     async def _look(self, group: asyncio.TaskGroup, *, recount: bool) -> None:
         if recount:
+            self._others_wrote = False
             await self.recount()
+            await self._nodes.look()
         self._start_checks(group)
         world = self._world
         for router in (world.signer_router, world.authority_router):
@@ -167,11 +215,12 @@ class Watch:
             at_ms=world.clock.now_ms(),
             observed=self.observed(),
             limits=self._limits,
-            actor=f"site:{self._name}",
+            actor=world.actor,
         )
-        asked = modes.assess(assess.observed, self._limits, self.mode.label)
-        if asked.mode != self.mode.label and not self.mode.held:
-            await self._submit(modes.KIND, modes.STREAM, assess)
+        now = self._switches.by_rule
+        asked = modes.assess(assess.observed, self._limits, now.label)
+        if asked.mode != now.label and not now.held:
+            await self._submit(modes.KIND, self._switches.rule_stream, assess)
 
     def stopped_by(self) -> tuple[str, ...]:
         """Why the site takes no new work although its mode does not say so yet: on a full disk the mode itself
@@ -200,45 +249,7 @@ class Watch:
                 if call is not None:
                     group.create_task(_check(router, call, ports[name].check()))
 
-    # -- by hand ----------------------------------------------------------------------------------------------
-
-    async def set_mode(self, actor: str, mode: modes.Mode, reason: str) -> Receipt:
-        """A person sets the mode; it holds until released."""
-        command = modes.SetMode(
-            at_ms=self._world.clock.now_ms(), mode=mode, reason=reason, actor=actor
-        )
-        return await self._submit(modes.KIND, modes.STREAM, command, actor)
-
-    async def release_mode(self, actor: str, reason: str) -> Receipt:
-        """A person hands the mode back to the rule."""
-        command = modes.ReleaseMode(
-            at_ms=self._world.clock.now_ms(),
-            reason=reason,
-            actor=actor,
-            observed=self.observed(),
-            limits=self._limits,
-        )
-        return await self._submit(modes.KIND, modes.STREAM, command, actor)
-
-    async def disable_provider(self, actor: str, provider: str, reason: str) -> Receipt:
-        """A person takes a provider or authority out of use. Raises Refused ``unknown-provider``."""
-        router = self._known_router(provider)
-        command = providers.DisableProvider(
-            at_ms=self._world.clock.now_ms(), provider=provider, reason=reason, actor=actor
-        )
-        receipt = await self._submit(providers.KIND, provider, command, actor)
-        router.disable(provider, reason)
-        return receipt
-
-    async def enable_provider(self, actor: str, provider: str, reason: str) -> Receipt:
-        """A person puts it back to use."""
-        router = self._known_router(provider)
-        command = providers.EnableProvider(
-            at_ms=self._world.clock.now_ms(), provider=provider, reason=reason, actor=actor
-        )
-        receipt = await self._submit(providers.KIND, provider, command, actor)
-        router.enable(provider)
-        return receipt
+    # -- showing ----------------------------------------------------------------------------------------------
 
     async def status(self) -> Status:
         """The status page."""
@@ -261,28 +272,15 @@ class Watch:
                 drain_per_s=self._gate.drain_per_s(),
             ),
             log=LogHead(committed=head.size, published=self._publisher.published),
+            node=self._nodes.node,
+            nodes=await self._nodes.view(),
         )
 
-    def _router_of(self, provider: str) -> Router | None:
-        if provider in self._world.signers:
-            return self._world.signer_router
-        return self._world.authority_router if provider in self._world.authorities else None
-
-    def _known_router(self, provider: str) -> Router:
-        router = self._router_of(provider)
-        if router is None:
-            raise Refused(
-                "unknown-provider",
-                f"no provider or authority is called {provider!r}",
-                hint="See `outlast providers list`.",
-            )
-        return router
-
-    async def _submit(self, kind: str, stream: str, command: Command, actor: str = "") -> Receipt:
-        return await self._world.door.submit(
+    async def _submit(self, kind: str, stream: str, command: Command) -> None:
+        await self._world.door.submit(
             Submission(
                 tenant=SITE_TENANT,
-                actor=actor or f"site:{self._name}",
+                actor=self._world.actor,
                 kind=kind,
                 stream=stream,
                 command=command,
@@ -291,15 +289,20 @@ class Watch:
 
 
 class _Admitted(AbstractContextManager[None]):
-    """Leaves the gate when the request has been accepted or refused."""
+    """Tells the watch when the request has been accepted or refused."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_watch",)
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
 
-    def __exit__(self, *_: object) -> None:
-        self._gate.leave()
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._watch.admitted(error)
 
 
 async def _check(router: Router, call: Call, check: Awaitable[None]) -> None:
@@ -308,4 +311,7 @@ async def _check(router: Router, call: Call, check: Awaitable[None]) -> None:
             await check
         router.finished(call, OK)
     except Exception as error:
-        router.finished(call, outcome_of(error))
+        outcome = outcome_of(error)
+        if outcome.code == ADAPTER_ERROR:
+            log.error("the check of %s raised what no port may", call.provider, exc_info=error)
+        router.finished(call, outcome)

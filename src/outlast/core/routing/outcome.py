@@ -28,6 +28,7 @@ Kind = Literal[
 PROVIDER_REFUSALS: dict[str, Kind] = {
     "provider-auth": "auth-refused",
     "credentials-refused": "auth-refused",
+    "bucket-not-found": "auth-refused",
     "secret-unreadable": "auth-refused",
     "secret-exposed": "auth-refused",
     "bad-signature": "bad-answer",
@@ -57,6 +58,9 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.kind in ("auth-refused", "bad-answer", "unreachable", "unknown")
 
 
+ADAPTER_ERROR = "adapter-error"
+"""The code of what no port may raise: a fault of the adapter, to be seen with its traceback in the process's log."""
+
 OK = Outcome("ok")
 CANCELLED = Outcome("cancelled", "cancelled")
 TIMED_OUT = Outcome("unknown", "timed-out")
@@ -77,7 +81,7 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, TimeoutError):
         return TIMED_OUT
     if isinstance(error, Exception):
-        return Outcome("bad-answer", "adapter-error")
+        return Outcome("bad-answer", ADAPTER_ERROR)
     return CANCELLED  # CancelledError, KeyboardInterrupt: we stopped, the provider did not fail
 
 

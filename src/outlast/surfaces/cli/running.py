@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -26,12 +27,14 @@ from rich.markup import escape
 
 from outlast.core.access import KIND as KEY_KIND
 from outlast.core.access import SCOPES, SITE_TENANT, ApiKey
-from outlast.core.errors import Refused, Unavailable
+from outlast.core.errors import OutlastError, Refused, Unavailable
 from outlast.surfaces.cli.endpoint import TITLE, Endpoint, remove_endpoint, write_endpoint
 from outlast.surfaces.cli.hosting import options
 from outlast.surfaces.cli.invocation import Invocation
 from outlast.surfaces.http.server import BACKLOG, HttpServer, build_server
 from outlast.wiring.site import DEFAULT_TENANT, Site, open_site, run_site
+
+log = logging.getLogger("outlast.serve")
 
 ACTOR = "outlast serve"
 FIRST_KEY_TITLE = "first administrator"
@@ -162,11 +165,11 @@ def _unusable(wish: Listen, error: OSError) -> Refused | Unavailable:
 
 
 async def _serve(cli: Invocation, wish: Listen, listener: socket.socket) -> None:
-    async with open_site(cli.config) as site, asyncio.TaskGroup() as group:
+    async with open_site(cli.config) as site, _joined(site), asyncio.TaskGroup() as group:
         loops = group.create_task(run_site(site), name="site")
         server = _server(site, wish)
         serving = group.create_task(server.serve(sockets=[listener]), name="http")
-        _on_signals(server)
+        _on_signals(server, site)
         _calm_collector()
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
@@ -175,10 +178,35 @@ async def _serve(cli: Invocation, wish: Listen, listener: socket.socket) -> None
             await serving
         finally:
             remove_endpoint(cli.config.data, os.getpid())
-        await site.access.revoke(by=ACTOR, key_id=key_id, reason=f"{endpoint.url} stopped")
+        if not await site.drain():
+            log.warning("jobs still run; their leases go back and they run again elsewhere")
+        await _revoked(site, key_id, f"{endpoint.url} stopped")
         loops.cancel()
     if not cli.json:
         cli.note("Stopped.")
+
+
+@contextlib.asynccontextmanager
+async def _joined(site: Site) -> AsyncIterator[None]:
+    """The process counts among the site's nodes."""
+    await site.nodes.join()
+    try:
+        yield
+    finally:
+        await site.nodes.leave()
+
+
+async def _revoked(site: Site, key_id: str, reason: str) -> None:
+    """Revoke the process's own token; where that cannot be written now, the next start does."""
+    try:
+        await site.access.revoke(by=_actor(site), key_id=key_id, reason=reason)
+    except OutlastError as error:
+        log.warning("the token of this process is not revoked: %s", error)
+
+
+def _actor(site: Site) -> str:
+    """Who makes and revokes a process's tokens: on a shared site each node its own."""
+    return f"{ACTOR} on {site.nodes.node}" if site.follower is not None else ACTOR
 
 
 def _calm_collector() -> None:
@@ -198,8 +226,9 @@ def _server(site: Site, wish: Listen) -> HttpServer:
     return server
 
 
-def _on_signals(server: HttpServer) -> None:
+def _on_signals(server: HttpServer, site: Site) -> None:
     def stop() -> None:
+        site.nodes.is_stopping = True
         server.should_exit = True
 
     loop = asyncio.get_running_loop()
@@ -240,7 +269,9 @@ async def _announce(
 
 
 async def _api_key(site: Site, title: str) -> tuple[str, str]:
-    made = await site.access.create(by=ACTOR, tenant=DEFAULT_TENANT, scopes=SCOPES, title=title)
+    made = await site.access.create(
+        by=_actor(site), tenant=DEFAULT_TENANT, scopes=SCOPES, title=title
+    )
     assert made.token is not None, "made just now"
     return made.id, made.token
 
@@ -248,12 +279,16 @@ async def _api_key(site: Site, title: str) -> tuple[str, str]:
 async def _revoke_stale(site: Site) -> bool:
     """Revoke the tokens that earlier processes left behind; whether there are other keys that still open."""
     found = await site.store.streams(SITE_TENANT, KEY_KIND, label="active", limit=KEYS_LOOKED_AT)
+    living = {f"{ACTOR} on {n.name}" for n in await site.nodes.view() if n.state == "up"}
+    living -= {_actor(site)}
     others = False
     for item in found:
         key: ApiKey = site.deciders.decode_state(KEY_KIND, item.row.state)
-        if key.title == TITLE and key.created_by == ACTOR:
+        if key.title == TITLE and key.created_by.startswith(ACTOR):
+            if key.created_by in living:
+                continue  # another node's
             reason = "its process ended without revoking it"
-            await site.access.revoke(by=ACTOR, key_id=item.id, reason=reason)
+            await site.access.revoke(by=_actor(site), key_id=item.id, reason=reason)
         elif not key.expires_ms or key.expires_ms > site.clock.now_ms():
             others = True
     return others

@@ -12,9 +12,11 @@ from outlast.core.commit import Finish, Submission
 from outlast.core.errors import Conflict, Refused
 from outlast.core.store.port import JobRow, JobState
 from outlast.core.work.job import KIND, MoveJob
+from outlast.operations.model.jobkind import JobKind
 from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.accept import as_text, receipt_headers, receipt_view
 from outlast.surfaces.http.call import Call, json_answer
+from outlast.surfaces.http.operate import hand_of, switched
 from outlast.surfaces.http.problems import malformed
 from outlast.surfaces.http.wire import (
     Accepted,
@@ -82,23 +84,37 @@ async def discard(call: Call) -> Response:
 
 async def kinds(call: Call) -> Response:
     """GET /v1/job-kinds"""
-    runner = call.ctx.site.runner
-    items = tuple(JobKindView(kind=kind, paused=kind in runner.paused) for kind in runner.kinds)
+    site = call.ctx.site
+    items = tuple(_kind_view(kind, site.switches.job_kinds.get(kind)) for kind in site.runner.kinds)
     return json_answer(JobKinds(items=items))
 
 
+def _kind_view(kind: str, switch: JobKind | None) -> JobKindView:
+    if switch is None:
+        return JobKindView(kind=kind, paused=False)
+    return JobKindView(
+        kind=kind,
+        paused=switch.label == "paused",
+        reason=switch.reason,
+        actor=switch.actor,
+        since=iso(switch.at_ms),
+    )
+
+
 async def pause(call: Call) -> Response:
-    """POST /v1/job-kinds/{kind}:pause"""
-    kind = _kind(call)
-    call.ctx.site.runner.pause(kind)
-    return json_answer(JobKindView(kind=kind, paused=True))
+    """POST /v1/job-kinds/{kind}:pause: holds on every node, until resumed."""
+    ask, raw = await call.read(ReasonAsk)
+    hand = hand_of(call, ask.reason, raw)
+    receipt = await call.ctx.site.switches.pause_job_kind(hand, call.params["kind"])
+    return await switched(call, receipt, "/v1/job-kinds")
 
 
 async def resume(call: Call) -> Response:
     """POST /v1/job-kinds/{kind}:resume"""
-    kind = _kind(call)
-    call.ctx.site.runner.resume(kind)
-    return json_answer(JobKindView(kind=kind, paused=False))
+    ask, raw = await call.read(ReasonAsk)
+    hand = hand_of(call, ask.reason, raw)
+    receipt = await call.ctx.site.switches.resume_job_kind(hand, call.params["kind"])
+    return await switched(call, receipt, "/v1/job-kinds")
 
 
 async def _move(call: Call, action: Action) -> Response:
@@ -161,17 +177,6 @@ async def _row(call: Call) -> JobRow:
     if row is None or row.tenant != call.caller.tenant:
         raise Refused("job-not-found", f"there is no job {job_id}")
     return row
-
-
-def _kind(call: Call) -> str:
-    kind, known = call.params["kind"], call.ctx.site.runner.kinds
-    if kind not in known:
-        raise Refused(
-            "unknown-job-kind",
-            f"no kind of job is called {kind[:80]!r}",
-            hint=f"There are: {', '.join(known)}.",
-        )
-    return kind
 
 
 def _view(row: JobRow) -> JobView:

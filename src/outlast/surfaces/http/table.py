@@ -30,7 +30,6 @@ from outlast.surfaces.http.wire import (
     DocumentAdded,
     EnrolAsk,
     JobKinds,
-    JobKindView,
     JobPage,
     JobView,
     KeyPage,
@@ -260,13 +259,14 @@ _JOBS = (
     ),
     Route(
         method="POST", path="/v1/job-kinds/{kind}:pause", id="pauseJobKind", tag="jobs",
-        summary="Start no more jobs of a kind in this process; those running go on.",
-        scope="operate", handler=jobs.pause, answers=_done(JobKindView, "Paused."),
+        summary="Start no more jobs of a kind at this site; those running go on.",
+        scope="operate", handler=jobs.pause, body=ReasonAsk, idempotent=True,
+        answers=_moved("Paused, and on record."),
     ),
     Route(
         method="POST", path="/v1/job-kinds/{kind}:resume", id="resumeJobKind", tag="jobs",
-        summary="Start jobs of a kind again.", scope="operate", handler=jobs.resume,
-        answers=_done(JobKindView, "Resumed."),
+        summary="Start jobs of a kind again.", scope="operate", handler=jobs.resume, body=ReasonAsk,
+        idempotent=True, answers=_moved("Resumed, and on record."),
     ),
 )  # fmt: skip
 
@@ -282,7 +282,7 @@ _OPERATE = (
     Route(
         method="PUT", path="/v1/mode", id="putMode", tag="operations",
         summary="Set the mode by hand, or release it.", scope="operate", handler=operate.put_mode,
-        body=ModeAsk, parameters=(_IF_MATCH,), answers=_moved("Done, and on record."), refusals=(409, 412),
+        body=ModeAsk, idempotent=True, parameters=(_IF_MATCH,), answers=_moved("Done, and on record."), refusals=(409, 412),
     ),
     Route(
         method="GET", path="/v1/providers", id="listProviders", tag="operations",
@@ -292,12 +292,12 @@ _OPERATE = (
     Route(
         method="POST", path="/v1/providers/{name}:disable", id="disableProvider", tag="operations",
         summary="Take a provider out of use.", scope="operate", handler=operate.disable_provider,
-        body=ReasonAsk, answers=_moved("Disabled."),
+        body=ReasonAsk, idempotent=True, answers=_moved("Disabled."),
     ),
     Route(
         method="POST", path="/v1/providers/{name}:enable", id="enableProvider", tag="operations",
         summary="Put a provider back to use.", scope="operate", handler=operate.enable_provider,
-        body=ReasonAsk, answers=_moved("Enabled."),
+        body=ReasonAsk, idempotent=True, answers=_moved("Enabled."),
     ),
     Route(
         method="GET", path="/livez", id="getLivez", tag="health", summary="Whether the process answers.",

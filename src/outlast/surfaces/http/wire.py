@@ -158,10 +158,13 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobKindView(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of job; ``paused``: this process claims none of them."""
+    """A kind of job; ``paused``: no node of the site starts any. The rest is how it was switched last."""
 
     kind: str
     paused: bool
+    reason: str = ""
+    actor: str = ""
+    since: str | None = None
 
 
 class JobKinds(msgspec.Struct, frozen=True, kw_only=True):
