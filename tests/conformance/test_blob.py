@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from outlast.adapters.blob.filesystem import FilesystemBlobs
+from outlast.adapters.blob.s3 import S3Blobs, S3Settings
 from outlast.ports.blob import BlobStore
 from outlast.testing.blob import MemoryBlobs
+from outlast.testing.seaweed import SeaweedServer
 from outlast.testing.suites.blob import CHECKS, Check, body, check_full, pieces, read
 
 pytestmark = pytest.mark.anyio
@@ -18,15 +23,47 @@ ALL_FREE_BYTES = 1 << 60
 """A reserve larger than any disk: the store is full from the start."""
 
 
-@pytest.fixture(params=["memory", "filesystem"])
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def seaweed(free_ports: Callable[[], int]) -> Iterator[SeaweedServer]:
+    """An S3 server; one for all tests here, each of which has a prefix of its own."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="outlast-seaweed-"))
+    server = SeaweedServer(folder, free_ports)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def s3_blobs(server: SeaweedServer, **given: object) -> S3Blobs:
+    """A store with a fresh prefix."""
+    settings = {
+        "endpoint": server.endpoint,
+        "bucket": server.bucket,
+        "prefix": f"site/{next(_numbers)}",
+        **given,
+    }
+    access, secret = (
+        f.read_text().strip() for f in (server.access_key_file, server.secret_key_file)
+    )
+    return S3Blobs(S3Settings(**settings), access, secret)  # type: ignore[arg-type]  # as given
+
+
+@pytest.fixture(params=["memory", "filesystem", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[BlobStore]:
     """An empty store of each kind."""
     if request.param == "memory":
         yield MemoryBlobs()
-        return
-    blobs = FilesystemBlobs(tmp_path / "blobs", min_free_bytes=0)
-    yield blobs
-    blobs.close()
+    elif request.param == "s3":
+        yield s3_blobs(request.getfixturevalue("seaweed"))
+    else:
+        blobs = FilesystemBlobs(tmp_path / "blobs", min_free_bytes=0)
+        yield blobs
+        blobs.close()
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 
+from outlast.core.blobref import StoredBlob
 from outlast.core.errors import Refused, Unavailable
 from outlast.ports.blob import BlobStore
 
@@ -191,7 +192,8 @@ async def check_page(store: BlobStore) -> None:
     )
     for number, name in enumerate(reversed(names)):
         await store.put(name, pieces(body(400_000 if number % 3 == 0 else number)))
-    listed, after = [], ""
+    listed: list[StoredBlob] = []
+    after = ""
     while found := await store.page(after, 4):
         assert len(found) <= 4
         listed += found
