@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -133,6 +134,22 @@ class AuthoritySection(_Section, frozen=True, kw_only=True):
     max_skew_s: int = 60
 
 
+class TelemetrySection(_Section, frozen=True, kw_only=True):
+    """Traces and log lines. ``endpoint`` is a collector's URL for OTLP over HTTP, empty: no traces; ``headers_file``
+    holds headers for it (``name: value``, one a line), ``ca_file`` the certificates that its own must chain to.
+    ``sample_ratio`` of requests are traced; callers that send a ``traceparent`` decide for theirs unless
+    ``callers_decide`` is false. ``log`` is how lines are written to standard error, from ``log_level`` on."""
+
+    endpoint: str = ""
+    headers_file: str = ""
+    ca_file: str = ""
+    sample_ratio: float = 0.1
+    callers_decide: bool = True
+    service_name: str = "outlast"
+    log: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+
+
 class PolicySection(_Section, frozen=True, kw_only=True):
     """``files``: Cedar policies of the site's own, instead of the bundled ones."""
 
@@ -148,6 +165,7 @@ class Config(_Section, frozen=True, kw_only=True):
     log: LogSection = LogSection()
     store: StoreSection = StoreSection()
     storage: StorageSection = StorageSection()
+    telemetry: TelemetrySection = TelemetrySection()
     policy: PolicySection = PolicySection()
     providers: dict[str, Provider] = msgspec.field(
         default_factory=lambda: {"local": SoftwareProvider()}
@@ -201,6 +219,8 @@ def check(config: Config) -> Config:
             hint="A node's name has 1 to 40 letters, digits, dots, dashes and underscores.",
         )
     _check_numbers(config)
+    if not 0 <= config.telemetry.sample_ratio <= 1:
+        raise Refused("config-invalid", "telemetry.sample_ratio must be from 0 to 1")
     for name, document_class in config.classes.items():
         for kind, names, known in (
             ("provider", document_class.providers, config.providers),
@@ -259,7 +279,7 @@ def _check_numbers(config: Config) -> None:
 
 _PATHS = frozenset(
     {"data", "directory", "passphrase_file", "pin_file", "token_file", "ca_file",
-     "certificate_file", "key_file", "roots_file", "files", "dsn_file"}
+     "certificate_file", "key_file", "roots_file", "files", "dsn_file", "headers_file"}
 )  # fmt: skip
 
 
@@ -281,6 +301,7 @@ def resolved(config: Config, base: Path) -> Config:
         config,
         site=section(config.site),
         store=section(config.store),
+        telemetry=section(config.telemetry),
         policy=section(config.policy),
         providers={name: section(p) for name, p in config.providers.items()},
         authorities={name: section(a) for name, a in config.authorities.items()},
