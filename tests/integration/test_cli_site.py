@@ -346,3 +346,32 @@ def test_a_unix_socket_and_tls(stranger: Stranger) -> None:
     assert started["url"].startswith("https://127.0.0.1:")
     stranger.run("sign", "contract.pdf", "-o", "tls.pdf")
     stranger.run("log", "verify")
+
+
+@pytest.mark.slow
+def test_appending_a_file_outlives_the_site(stranger: Stranger) -> None:
+    """A site is killed with -9 while a file is appended and started again: each line is in the log once, in order,
+    and the command run again appends nothing."""
+    lines = [json.dumps({"n": n, "text": "x" * 300}) for n in range(20_000)]
+    (stranger.folder / "audit.ndjson").write_text("\n".join(lines) + "\n")
+    site, _ = stranger.serve()
+    command = [OUTLAST, "log", "append", "audit.ndjson", "--journal", "billing", "--json"]
+    with subprocess.Popen(
+        command, cwd=stranger.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as appending:
+        database = stranger.folder / "outlast-data" / "site.db-wal"
+        end = time.monotonic() + READY_S
+        while database.stat().st_size < 3_000_000 and time.monotonic() < end:
+            time.sleep(0.01)
+        stranger.stop(site, signal.SIGKILL)
+        assert appending.poll() is None, "it was over before the site was killed"
+        stranger.serve()
+        out, err = appending.communicate(timeout=60)
+    assert appending.returncode == 0, err
+    done = json.loads(out)
+    assert (done["lines"], done["batches"]) == (20_000, 20)
+    again = stranger.json("log", "append", "audit.ndjson", "--journal", "billing")
+    assert (again["lines"], again["known"], again["last"]) == (20_000, 20_000, done["last"])
+    shown = stranger.run("log", "show", "--from", "0", "--json").stdout.splitlines()
+    recorded = [e["data"]["data"]["n"] for e in map(json.loads, shown) if "billing" in e["stream"]]
+    assert recorded == list(range(20_000))
