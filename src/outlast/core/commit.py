@@ -507,6 +507,11 @@ class Committer:
         """How many submissions wait for the next flush."""
         return len(self._waiting)
 
+    @property
+    def replays(self) -> int:
+        """Commands that got the answer given before to their key."""
+        return self._planner.replays
+
     async def submit(self, work: Submission) -> Receipt:
         """Decide, write durably, answer. Raises Refused, Conflict, Unavailable, Unknown."""
         if self.spans is not None:

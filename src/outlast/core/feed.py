@@ -121,6 +121,11 @@ class Changes:
             for key in self._waiting.keys() & write.streams:
                 self._waiting.pop(key).set()
 
+    @property
+    def waiting(self) -> int:
+        """Streams that somebody waits for."""
+        return len(self._waiting)
+
     def listen(self, key: StreamKey) -> asyncio.Event:
         """An event that is set at the stream's next change. Listen first, then look, then wait."""
         event = self._waiting.get(key)

@@ -63,6 +63,16 @@ class PdfSandbox:
         self._threads = anyio.CapacityLimiter(2 * self._bounds.workers)
         self._closed = False
 
+    @property
+    def waiting(self) -> int:
+        """Documents that wait for a process."""
+        return self._limiter.statistics().tasks_waiting
+
+    @property
+    def busy(self) -> int:
+        """Documents being looked into."""
+        return self._limiter.borrowed_tokens
+
     async def __aenter__(self) -> PdfSandbox:
         return self
 

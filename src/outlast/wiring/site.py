@@ -38,6 +38,7 @@ from outlast.core.routing.health import ProviderConfig
 from outlast.core.routing.latency import DeadlineConfig
 from outlast.core.routing.router import Router
 from outlast.core.store.port import Store, WriteSet
+from outlast.core.telemetry import CommitSpans, Tracer
 from outlast.core.work.job import JobDecider
 from outlast.core.work.runner import Limits as RunnerLimits
 from outlast.core.work.runner import Runner
@@ -83,6 +84,8 @@ from outlast.wiring.providers import (
 from outlast.wiring.storage import open_store
 from outlast.wiring.switches import Switches
 from outlast.wiring.upkeep import keep_pruning
+from outlast.wiring.telemetry import tracing
+from outlast.wiring.vitals import Vitals
 from outlast.wiring.watch import Watch
 
 log = logging.getLogger("outlast.site")
@@ -137,6 +140,9 @@ class Site:
     access: Access
     authenticator: Authenticator
     evidence: Evidence
+    sandbox: PdfSandbox
+    vitals: Vitals
+    tracer: Tracer | None
     watchers: list[Callable[[WriteSet], None]] = field(default_factory=list)
     listeners: list[Callable[[News], None]] = field(default_factory=list)
 
@@ -220,7 +226,7 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
         blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         try:
-            async with sandbox:
+            async with sandbox, tracing(config, clock, entropy) as tracer:
                 site = _assemble(
                     config,
                     clock,
@@ -230,6 +236,7 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     store,
                     blobs,
                     sandbox,
+                    tracer,
                     me,
                     opened.sessions,
                 )
@@ -268,6 +275,7 @@ def _assemble(
     store: Store,
     blobs: FilesystemBlobs,
     sandbox: PdfSandbox,
+    tracer: Tracer | None,
     me: Me,
     sessions: Sessions | None,
 ) -> Site:
@@ -317,6 +325,7 @@ def _assemble(
         authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
         actor=f"site:{me.within(config.site.name)}",
         large=lambda: large,
+        tracer=tracer,
     )
     archive = TileArchive(data_log(config))
 
@@ -391,6 +400,8 @@ def _assemble(
         lambda news: watch.others_wrote(),
         authenticator.committed,
     ]
+    committer.spans = CommitSpans(tracer) if tracer is not None else None
+    publisher.tracer = runner.tracer = tracer
     spool = data_spool(config)
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Site(
@@ -431,6 +442,9 @@ def _assemble(
             vkeys=log_key.vkeys,
             made_by=f"outlast {__version__}",
         ),
+        sandbox=sandbox,
+        vitals=Vitals(config, store, deciders, clock),
+        tracer=tracer,
         watchers=watchers,
         listeners=listeners,
     )
@@ -549,6 +563,7 @@ async def run_site(site: Site) -> None:
         if site.follower is not None:
             group.create_task(site.follower.run(), name="follow")
         group.create_task(_open_keys(site), name="open keys")
+        group.create_task(site.vitals.run(), name="vitals")
 
 
 async def _open_keys(site: Site) -> None:

@@ -12,7 +12,7 @@ from outlast.operations.model.mode import KIND, STREAM, SiteMode
 from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.accept import as_text, receipt_headers, receipt_view
 from outlast.surfaces.http.call import Call, json_answer
-from outlast.surfaces.http.metrics import CONTENT_TYPE, Gauges
+from outlast.surfaces.http.gauges import look
 from outlast.surfaces.http.wire import (
     Accepted,
     ModeAsk,
@@ -117,30 +117,6 @@ async def readyz(call: Call) -> Response:
 
 async def metrics(call: Call) -> Response:
     """GET /metrics"""
-    return Response(
-        call.ctx.metrics.render(await _gauges(call)), headers={"content-type": CONTENT_TYPE}
-    )
-
-
-async def _gauges(call: Call) -> Gauges:
-    ctx, site = call.ctx, call.ctx.site
-    head, jobs = await site.store.head(), await site.store.job_counts()
-    return Gauges(
-        mode=site.watch.mode.label,
-        committed=site.committer.committed,
-        flushes=site.committer.flushes,
-        waiting=site.committer.waiting,
-        log_size=head.size,
-        log_published=site.publisher.published,
-        log_failed=site.publisher.failure is not None,
-        publish_lag_s=site.publisher.lag_s,
-        jobs=jobs,
-        jobs_done=site.runner.done,
-        jobs_running=site.runner.running,
-        drain_per_s=site.gate.drain_per_s(),
-        followers=ctx.feed.followers,
-        uploads_waiting=ctx.uploads.waiting,
-        timestamps_owed=max(0, site.watch.owed),
-        signers=site.world.signer_router.snapshot(),
-        authorities=site.world.authority_router.snapshot(),
-    )
+    accept = call.headers.get(b"accept", b"").decode("latin-1")
+    rendered = call.ctx.metrics.render(await look(call.ctx), accept)
+    return Response(rendered.body, headers={"content-type": rendered.content_type})
