@@ -365,7 +365,7 @@ def fill(family: HistogramMetricFamily, labels: Sequence[str], values: Histogram
             labelled = {"trace_id": exemplar.trace_id}
             shown = Exemplar(labelled, exemplar.value, exemplar.at_s)
             buckets.append((at, float(count), shown))
-    family.add_metric(labels, buckets, values.sum)  # type: ignore[arg-type]  # it takes exemplars, see its source
+    family.add_metric(labels, buckets, values.sum)
 
 
 def _gauge(name: str, about: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
