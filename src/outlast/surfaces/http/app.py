@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from outlast.core.access import Principal, spend
 from outlast.core.errors import OutlastError, Refused
+from outlast.core.telemetry import HTTP_METHOD, HTTP_ROUTE, HTTP_STATUS, Span
 from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.body import Body, CallerGone
 from outlast.surfaces.http.call import Call, encode
@@ -36,6 +38,9 @@ _SECURITY = [
 _BODILESS = (204, 304)
 RawHeader = tuple[bytes, bytes]
 _NO_STORE = (b"cache-control", b"no-store")
+
+
+_PATHS = {route.id: route.path for route in ROUTES}
 
 
 class HttpApi:
@@ -71,6 +76,7 @@ class _Exchange:
         "_route",
         "_scope",
         "_send",
+        "_span",
         "_status",
     )
 
@@ -81,6 +87,7 @@ class _Exchange:
         self._headers: RawHeaders = dict(scope["headers"])
         self._body = Body(receive, self._headers)
         self._request_id = header.request_id(self._headers)
+        self._span: Span | None = None
         self._route = "none"
         self._status = 0
 
@@ -88,6 +95,10 @@ class _Exchange:
         """Answer, whatever happens."""
         clock = self._ctx.site.clock
         began_s = clock.monotonic_s()
+        tracer = self._ctx.site.tracer
+        if tracer is not None:
+            self._span = tracer.server(self._headers.get(b"traceparent"))
+        token = None if self._span is None else self._span.enter()
         try:
             await self._handle(table, hosts)
         except CallerGone:
@@ -102,7 +113,11 @@ class _Exchange:
                 raise
             await self._refuse(unexpected(self._id()), error)
         finally:
-            self._ctx.metrics.answered(self._route, self._status, clock.monotonic_s() - began_s)
+            took_s, waited = clock.monotonic_s() - began_s, b"prefer" in self._headers
+            self._ctx.metrics.answered(self._route, self._status, took_s, waited, self._span)
+            if self._span is not None and token is not None:
+                self._describe(self._span)
+                self._span.leave(token)
 
     async def _handle(self, table: Table, hosts: frozenset[bytes]) -> None:
         scope = self._scope
@@ -137,6 +152,23 @@ class _Exchange:
             await self._whole(response.status_code, headers, bytes(response.body))
         elif response is not None:
             await response(scope, self._nothing_more, self._answer)
+
+    def _describe(self, span: Span) -> None:
+        """What the semantic conventions say of a server's span; no path, for there are names in it."""
+        path = _PATHS.get(self._route)
+        if path is not None:
+            span.name = f"{self._scope['method']} {path}"
+            span.set(HTTP_METHOD, self._scope["method"])
+            span.set(HTTP_ROUTE, path)
+        span.set(HTTP_STATUS, self._status)
+        if self._status >= 500 and not span.error:
+            span.failed(str(self._status))
+
+    def _traceparent(self) -> bytes | None:
+        """Of our span where there is one, else the caller's own back."""
+        if self._span is not None:
+            return self._span.traceparent.encode()
+        return header.traceparent(self._headers)
 
     async def _authenticate(self, route: Route) -> Principal | None:
         ctx = self._ctx
@@ -190,12 +222,16 @@ class _Exchange:
         headers += _SECURITY
         if self._request_id is not None:
             headers.append((b"x-request-id", self._request_id))
-        trace = header.traceparent(self._headers)
+        trace = self._traceparent()
         if trace is not None:
             headers.append((b"traceparent", trace))
         return headers
 
     async def _refuse(self, problem: Problem, error: Exception) -> None:
+        if self._span is not None:
+            problem = msgspec.structs.replace(problem, trace_id=self._span.context.trace_id)
+            if problem.status >= 500:
+                self._span.failed(problem.code)
         headers = headers_of(problem)
         if isinstance(error, _NotAllowed):
             headers.append((b"allow", error.allow.encode()))

@@ -17,6 +17,7 @@ from starlette.types import Scope, Send
 from outlast.core.access import Principal
 from outlast.core.commit import Idempotency
 from outlast.core.errors import Refused
+from outlast.core.telemetry import current_span
 from outlast.signing.api import Caller
 from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.body import Body
@@ -85,7 +86,10 @@ class Call:
     @property
     def caller(self) -> Caller:
         """The principal as signing knows it."""
-        return Caller(self.principal.tenant, self.principal.actor)
+        principal = self.principal
+        if self.ctx.site.tracer is None or (span := current_span()) is None:
+            return Caller(principal.tenant, principal.actor)
+        return Caller(principal.tenant, principal.actor, trace=span.traceparent)
 
     @property
     def query(self) -> QueryParams:

@@ -29,7 +29,8 @@ MAX_DETAIL_CHARS = 1_000
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Problem details (RFC 9457). ``code`` is what programs compare; ``hint`` says what to do; ``retry`` is one of
-    never, same, elsewhere, later, reauth; ``scope`` names what is affected; ``at`` locates a fault in the body."""
+    never, same, elsewhere, later, reauth; ``scope`` names what is affected; ``at`` locates a fault in the body.
+    ``trace_id`` is there where the request is traced."""
 
     type: str
     title: str
@@ -41,6 +42,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scope: str = ""
     hint: str = ""
     request_id: str = ""
+    trace_id: str = ""
 
 
 STATUS: dict[str, int] = {
