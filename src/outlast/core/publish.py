@@ -53,6 +53,10 @@ class Archive(Protocol):
         """The size of the published checkpoint; 0 before the first."""
         ...
 
+    def published(self) -> Tree | None:
+        """The tree of the published checkpoint; None before the first."""
+        ...
+
     def grow(self, old_size: int, entries: Iterable[bytes]) -> Tree:
         """Write the tiles that arise when entries follow entry ``old_size - 1``."""
         ...
@@ -127,6 +131,8 @@ class Publisher:
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
         self._recent = Recent()
+        self._agreed = b""
+        """The edge of the store's tree that is known to be the published one's."""
         self._waiting_since_s: float | None = None
         self._covering_since_s: float | None = None
         self.tracer: Tracer | None = None
@@ -207,12 +213,29 @@ class Publisher:
                 " database back; signing on would fork the log.",
                 scope="log",
             )
+        if head.size == self.published:
+            self._check_same_tree(head)
         if head.size > self.published:
             span = None if self.tracer is None else self.tracer.root("publish checkpoint")
             work = self._publish(head, since_s)
             await (work if span is None else traced(span, work))
         self._covering_since_s = None
         return self.published
+
+    def _check_same_tree(self, head: Head) -> None:
+        """An older store that has been written to since may be just as long as the log that is published."""
+        if not head.size or head.edge == self._agreed:
+            return
+        known = self._archive.published()
+        if known is None or known.root != CompactRange.decode(head.edge).root():
+            raise Corrupt(
+                "log-fork",
+                f"{head.size} entries are published, and the store has others in their place",
+                hint="The store is of another history than the log: an older copy that was written to. Put the"
+                " newer database back; signing on would fork the log.",
+                scope="log",
+            )
+        self._agreed = head.edge
 
     async def _publish(self, head: Head, since_s: float | None) -> None:
         tree = await self._grow(head.size)
@@ -224,6 +247,7 @@ class Publisher:
                 scope="log",
             )
         await self._off_loop(self._archive.publish, self._sign(tree.size, tree.root))
+        self._agreed = head.edge
         self._recent.forget(tree.size)
         if since_s is not None:
             self.lag_s = self._clock.monotonic_s() - since_s

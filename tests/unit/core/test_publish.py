@@ -37,14 +37,21 @@ class ListArchive:
 
     def __init__(self) -> None:
         self.leaves: list[bytes] = []
-        self.published: list[bytes] = []
+        self.checkpoints: list[bytes] = []
         self.errors: list[Exception] = []
         self.lie = b""
 
     @property
     def size(self) -> int:
         """The published size."""
-        return int(self.published[-1].split()[0]) if self.published else 0
+        return int(self.checkpoints[-1].split()[0]) if self.checkpoints else 0
+
+    def published(self) -> Tree | None:
+        """The newest that is visible."""
+        if not self.checkpoints:
+            return None
+        size, root = self.checkpoints[-1].split()
+        return Tree(int(size), bytes.fromhex(root.decode()))
 
     def grow(self, old_size: int, entries: Iterable[bytes]) -> Tree:
         """Keep the entries."""
@@ -61,7 +68,7 @@ class ListArchive:
 
     def publish(self, checkpoint: bytes) -> None:
         """Make it visible."""
-        self.published.append(checkpoint)
+        self.checkpoints.append(checkpoint)
 
 
 def sign(size: int, root: bytes) -> bytes:
@@ -87,16 +94,16 @@ async def test_publishes_what_was_committed() -> None:
     """The checkpoint speaks for exactly the entries of the store; nothing new, nothing published."""
     bench = Bench()
     assert await bench.publisher.publish_once() == 0
-    assert bench.archive.published == []
+    assert bench.archive.checkpoints == []
     for entries in (3, 1, 5):
         await bench.commit(entries)
         size = await bench.publisher.publish_once()
         assert bench.archive.leaves == await bench.store.entries(0, 100)
         root = CompactRange.decode((await bench.store.head()).edge).root()
-        assert bench.archive.published[-1] == sign(size, root)
+        assert bench.archive.checkpoints[-1] == sign(size, root)
     assert bench.publisher.published == 9
     await bench.publisher.publish_once()
-    assert len(bench.archive.published) == 3
+    assert len(bench.archive.checkpoints) == 3
 
 
 async def test_catches_up_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +112,7 @@ async def test_catches_up_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     await bench.commit(11)
     assert await bench.publisher.publish_once() == 11
-    assert len(bench.archive.published) == 1
+    assert len(bench.archive.checkpoints) == 1
 
 
 async def test_goes_on_where_the_archive_stands() -> None:
@@ -129,7 +136,30 @@ async def test_store_older_than_the_log_is_a_fork() -> None:
     forked = Publisher(older.store, bench.archive, sign, bench.clock)
     with pytest.raises(Corrupt, match="log-fork"):
         await forked.publish_once()
-    assert len(bench.archive.published) == 1
+    assert len(bench.archive.checkpoints) == 1
+
+
+async def test_older_store_that_grew_as_long_as_the_log_is_a_fork() -> None:
+    """As many entries as were published, and others: at the start, and while running (the simulator's seed 2:17)."""
+    bench = Bench()
+    await bench.commit(2)
+    older = Bench()
+    older.store.disk.entries[:] = bench.store.disk.entries
+    older.store.disk.head = bench.store.disk.head
+    older.store.disk.streams.update(bench.store.disk.streams)
+    await bench.commit(1)
+    assert await bench.publisher.publish_once() == 3
+    older.clock.advance(5)
+    await older.commit(1)
+    forked = Publisher(older.store, bench.archive, sign, bench.clock)
+    await forked.begin()
+    assert forked.failure is not None
+    assert forked.failure.code == "log-fork"
+    assert await bench.publisher.publish_once() == 3
+    bench.publisher._store = older.store
+    with pytest.raises(Corrupt, match="log-fork"):
+        await bench.publisher.publish_once()
+    assert len(bench.archive.checkpoints) == 1
 
 
 async def test_different_root_is_never_signed() -> None:
@@ -141,7 +171,7 @@ async def test_different_root_is_never_signed() -> None:
         await bench.publisher.run()
     assert bench.publisher.failure is not None
     assert bench.publisher.failure.code == "log-root-mismatch"
-    assert bench.archive.published == []
+    assert bench.archive.checkpoints == []
 
 
 async def test_missing_entries_are_damage() -> None:
