@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pathlib
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -22,7 +19,7 @@ from outlast.core.store.postgres import engine, session
 from outlast.core.store.postgres.engine import PostgresStore
 from outlast.testing.crowd import Crowd, Node
 from outlast.testing.postgres import PostgresServer
-from outlast.testing.postgres_pair import PostgresPair
+from outlast.testing.postgres_pair import PostgresPair, running_pair
 
 pytestmark = pytest.mark.anyio
 
@@ -32,15 +29,8 @@ RETRYABLE = {"storage-unreachable", "storage-answer-lost", "storage-read-only", 
 @pytest.fixture(scope="module")
 def servers(free_ports: Callable[[], int]) -> Iterator[PostgresPair]:
     """The two servers, for all tests of this file."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="outlast-postgres-"))
-    folder.chmod(0o755)  # PostgreSQL runs as another user
-    pair = PostgresPair(folder, (free_ports(), free_ports()))
-    try:
-        pair.start()
+    with running_pair((free_ports(), free_ports())) as pair:
         yield pair
-    finally:
-        pair.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @asynccontextmanager

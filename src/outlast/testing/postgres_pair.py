@@ -7,7 +7,11 @@ promoted standby starts without.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from outlast.testing.postgres import START_TIMEOUT_S, PostgresServer
@@ -79,3 +83,17 @@ class PostgresPair:
             if time.monotonic() > end:
                 raise ServerFailed(f"the standby does not follow: {sql} is {seen!r}")
             time.sleep(0.05)
+
+
+@contextmanager
+def running_pair(ports: tuple[int, int]) -> Iterator[PostgresPair]:
+    """A pair in a folder of its own, outside those that other users may not enter: PostgreSQL does not run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="outlast-postgres-"))
+    folder.chmod(0o755)
+    pair = PostgresPair(folder, ports)
+    try:
+        pair.start()
+        yield pair
+    finally:
+        pair.stop()
+        shutil.rmtree(folder, ignore_errors=True)
