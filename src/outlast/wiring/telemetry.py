@@ -116,11 +116,26 @@ class Exporter:
 async def tracing(
     config: Config, clock: Clock, entropy: Callable[[int], bytes]
 ) -> AsyncIterator[Tracer | None]:
-    """A tracer whose spans are exported while the context lasts; None where no endpoint is configured.
+    """A site's tracer; see `exporting`."""
+    kinds = {n: str(p.__struct_config__.tag) for n, p in config.providers.items()}
+    kinds |= dict.fromkeys(config.authorities, "rfc3161")
+    async with exporting(config.telemetry, config.site.name, clock, entropy, kinds) as tracer:
+        yield tracer
+
+
+@asynccontextmanager
+async def exporting(
+    section: TelemetrySection,
+    site: str,
+    clock: Clock,
+    entropy: Callable[[int], bytes],
+    kinds: dict[str, str] | None = None,
+) -> AsyncIterator[Tracer | None]:
+    """A tracer whose spans are exported while the context lasts; None where no endpoint is configured. ``kinds`` tells
+    what kind of provider is behind a name.
 
     Raises Refused ``telemetry-missing`` (the extra is not installed), ``config-invalid``, ``secret-unreadable``.
     """
-    section = config.telemetry
     if not section.endpoint:
         yield None
         return
@@ -129,10 +144,9 @@ async def tracing(
         entropy,
         ratio=section.sample_ratio,
         callers_decide=section.callers_decide,
-        kinds={n: str(p.__struct_config__.tag) for n, p in config.providers.items()}
-        | dict.fromkeys(config.authorities, "rfc3161"),
+        kinds=kinds,
     )
-    export, shut = otlp(section, config.site.name, tracer)
+    export, shut = otlp(section, site, tracer)
     exporter = Exporter(tracer, export, shut)
     try:
         yield tracer
