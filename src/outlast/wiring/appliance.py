@@ -15,6 +15,7 @@ import msgspec
 from outlast.adapters.keys.software import SoftwareSigner
 from outlast.core.errors import Refused
 from outlast.ports.keys import Signer
+from outlast.wiring.config import TelemetrySection
 
 MAX_CONFIG_BYTES = 256 * 1024
 MAX_SECRET_BYTES = 4096
@@ -70,6 +71,7 @@ class ApplianceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     host: str = "127.0.0.1"
     port: int = 0
     audit_file: Path | None = None
+    telemetry: TelemetrySection = TelemetrySection()
 
 
 def read_appliance_config(path: Path) -> ApplianceConfig:
@@ -86,7 +88,16 @@ def read_appliance_config(path: Path) -> ApplianceConfig:
 
     try:
         raw = msgspec.json.decode(data) if path.suffix == ".json" else tomllib.loads(data.decode())
-        return msgspec.convert(raw, ApplianceConfig, dec_hook=resolve)
+        config = msgspec.convert(raw, ApplianceConfig, dec_hook=resolve)
+        telemetry = config.telemetry
+        files = {
+            name: str(base / value)
+            for name in ("headers_file", "ca_file")
+            if (value := getattr(telemetry, name))
+        }
+        return msgspec.structs.replace(
+            config, telemetry=msgspec.structs.replace(telemetry, **files)
+        )
     except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _invalid(path, str(error)) from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import signal
 import socket
@@ -32,7 +31,9 @@ from outlast.surfaces.cli.endpoint import TITLE, Endpoint, remove_endpoint, writ
 from outlast.surfaces.cli.hosting import options
 from outlast.surfaces.cli.invocation import Invocation
 from outlast.surfaces.http.server import BACKLOG, HttpServer, build_server
+from outlast.wiring.logs import log_to_stream
 from outlast.wiring.site import DEFAULT_TENANT, Site, open_site, run_site
+from outlast.wiring.telemetry import node_name
 
 log = logging.getLogger("outlast.serve")
 
@@ -40,7 +41,6 @@ ACTOR = "outlast serve"
 FIRST_KEY_TITLE = "first administrator"
 KEYS_LOOKED_AT = 10_000
 """Active API keys looked through at start."""
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +69,8 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(cli: Invocation, wish: Listen) -> None:
     """Serve until told to stop."""
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, stream=sys.stderr)
+    telemetry = cli.config.telemetry
+    log_to_stream(telemetry.log, telemetry.log_level, cli.config.site.name, node_name())
     check(wish)
     with contextlib.closing(listen(wish)) as listener:
         try:

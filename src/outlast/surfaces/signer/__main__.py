@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import uvloop
 
 from outlast.core.clock import SystemClock
 from outlast.core.errors import OutlastError
+from outlast.ports.keys import Signer
 from outlast.surfaces.signer.access import ClientRule
 from outlast.surfaces.signer.audit import AUDIT_LOGGER
 from outlast.surfaces.signer.server import SignerServerConfig, serve_signer
@@ -24,7 +26,9 @@ from outlast.wiring.appliance import (
     open_appliance_keystore,
     read_appliance_config,
 )
+from outlast.wiring.logs import log_to_stream
 from outlast.wiring.providers import open_keys
+from outlast.wiring.telemetry import exporting, node_name
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +50,9 @@ def main(arguments: list[str]) -> int:
 
 def run_appliance(config: ApplianceConfig) -> None:
     """Serve as configured until SIGTERM or SIGINT."""
-    log_to(config.audit_file)
+    telemetry = config.telemetry
+    log_to_stream(telemetry.log, telemetry.log_level, "", node_name())
+    audit_to(config.audit_file)
     signer = open_appliance_keystore(config)
     server = SignerServerConfig(
         certificate_file=config.certificate_file,
@@ -59,12 +65,17 @@ def run_appliance(config: ApplianceConfig) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # before it takes connections: whoever comes first would find it slow, and leave it
         runner.run(open_keys(signer))
-        runner.run(serve_signer(server, signer, SystemClock(), on_listening=_announce))
+        runner.run(_serve(config, server, signer))
 
 
-def log_to(audit_file: Path | None) -> None:
-    """Audit lines to their file (appended, a line at a time), everything else to standard error."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+async def _serve(config: ApplianceConfig, server: SignerServerConfig, signer: Signer) -> None:
+    clock = SystemClock()
+    async with exporting(config.telemetry, "", clock, os.urandom) as tracer:
+        await serve_signer(server, signer, clock, on_listening=_announce, tracer=tracer)
+
+
+def audit_to(audit_file: Path | None) -> None:
+    """Audit lines to their file (appended, a line at a time), or with all others to standard error."""
     audit = logging.getLogger(AUDIT_LOGGER)
     audit.setLevel(logging.INFO)
     if audit_file is not None:

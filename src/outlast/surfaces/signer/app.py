@@ -19,6 +19,14 @@ from cryptography import x509
 
 from outlast.core.clock import Clock, iso
 from outlast.core.errors import OutlastError, Refused, Unavailable, Unknown
+from outlast.core.telemetry import (
+    HTTP_METHOD,
+    HTTP_ROUTE,
+    HTTP_STATUS,
+    Tracer,
+    current_span,
+    traced,
+)
 from outlast.ports.keys import KeyInfo, Signer, SignRequest
 from outlast.ports.keys_http import (
     KEYS_PATH,
@@ -36,6 +44,7 @@ from outlast.surfaces.signer.messages import (
     Scope,
     Send,
     allow_method,
+    header,
     parse_sign_request,
     problem,
     read_body,
@@ -66,7 +75,9 @@ class SignerApp:
         sign_timeout_s: float = SIGN_TIMEOUT_S,
         max_in_flight: int = MAX_IN_FLIGHT,
         remembered_operations: int = REMEMBERED_OPERATIONS,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._signer = signer
         self._access = AccessList(clients)
         self._clock = clock
@@ -80,6 +91,12 @@ class SignerApp:
         """One request."""
         if scope["type"] != "http":
             raise NotImplementedError(f"the appliance does not speak {scope['type']}")
+        respond, span = self._respond(scope, receive, send), None
+        if self._tracer is not None:
+            span = self._tracer.server(header(scope, b"traceparent").encode("latin-1"))
+        await (respond if span is None else traced(span, respond))
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             status, content_type, body = await self._answer(scope, receive)
             headers: list[tuple[bytes, bytes]] = []
@@ -90,6 +107,8 @@ class SignerApp:
             _log.exception("request failed unexpectedly")
             unknown = Unknown("internal-error", "the appliance failed in a way it should not")
             status, content_type, body, headers = problem(unknown)
+        if self._tracer is not None:
+            _describe(scope, status)
         headers += [
             (b"content-type", content_type),
             (b"content-length", b"%d" % len(body)),
@@ -189,6 +208,24 @@ class SignerApp:
                 duration_ms=round(duration_s * 1000, 3),
             )
         )
+
+
+def _describe(scope: Scope, status: int) -> None:
+    """What the semantic conventions say of a server's span; key names stay out of it."""
+    span, path = current_span(), scope["raw_path"].decode("ascii", "replace")
+    if span is None:
+        return
+    route = KEYS_PATH + "{ref}" if path.startswith(KEYS_PATH) else path
+    if route in _ROUTES and scope["method"] in ("GET", "POST"):
+        span.name = f"{scope['method']} {route}"
+        span.set(HTTP_METHOD, scope["method"])
+        span.set(HTTP_ROUTE, route)
+    span.set(HTTP_STATUS, status)
+    if status >= 500:
+        span.failed(str(status))
+
+
+_ROUTES = frozenset({SIGN_PATH, KEYS_PATH + "{ref}", LIVE_PATH, READY_PATH})
 
 
 def _allow_key(client: Client, key_ref: str) -> None:

@@ -22,6 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from outlast.core.clock import Clock
+from outlast.core.telemetry import Tracer
 from outlast.ports.keys import Signer
 from outlast.surfaces.signer.access import ClientRule
 from outlast.surfaces.signer.app import MAX_IN_FLIGHT, SIGN_TIMEOUT_S, SignerApp
@@ -54,6 +55,7 @@ async def serve_signer(
     clock: Clock,
     *,
     on_listening: Callable[[str, int], None] | None = None,
+    tracer: Tracer | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT (or cancelled), then close ``signer``.
 
@@ -67,6 +69,7 @@ async def serve_signer(
         sign_timeout_s=config.sign_timeout_s,
         max_in_flight=config.max_in_flight,
         remembered_operations=config.remembered_operations,
+        tracer=tracer,
     )
     server = _Server(_uvicorn_config(app, server_tls(config)))
     listener = _listen(config.host, config.port)
