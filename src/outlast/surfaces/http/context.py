@@ -9,6 +9,7 @@ import msgspec
 
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.feed import Changes, Feed
+from outlast.core.news import News
 from outlast.core.store.port import WriteSet
 from outlast.surfaces.http.metrics import Metrics
 from outlast.surfaces.http.uploads import Uploads
@@ -52,6 +53,11 @@ class Context:
         self.closing.set()
         self.changes.wake_all()
 
+    def heard(self, news: News) -> None:
+        """Given what other nodes have written."""
+        self.feed.committed(news)
+        self.changes.committed(news)
+
     def committed(self, write: WriteSet) -> None:
         """Given every flush."""
         self.feed.committed(write)
@@ -75,4 +81,5 @@ def build_context(site: Site, options: HttpOptions, version: str) -> Context:
         closing=asyncio.Event(),
     )
     site.watchers.append(context.committed)
+    site.listeners.append(context.heard)
     return context

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 from starlette.responses import PlainTextResponse, Response
 
 from outlast.core.clock import iso
 from outlast.core.commit import Receipt
-from outlast.core.errors import Conflict
-from outlast.core.store.port import StreamKey
-from outlast.operations.model.mode import KIND, STREAM, SiteMode
 from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.accept import as_text, receipt_headers, receipt_view
 from outlast.surfaces.http.call import Call, json_answer
@@ -21,7 +19,7 @@ from outlast.surfaces.http.wire import (
     Ready,
     ReasonAsk,
 )
-from outlast.wiring.watch import SITE_TENANT
+from outlast.wiring.switches import Hand
 
 
 async def status(call: Call) -> Response:
@@ -37,24 +35,23 @@ async def get_mode(call: Call) -> Response:
 
 async def put_mode(call: Call) -> Response:
     """PUT /v1/mode, optionally only If-Match"""
-    ask, _ = await call.read(ModeAsk)
-    version, expected = (await _mode(call)).version, header.if_match(call.headers)
-    if expected is not None and expected != version:
-        raise Conflict("version-conflict", f"the mode is at version {version}, not {expected}")
-    watch, actor = call.ctx.site.watch, call.caller.actor
+    ask, raw = await call.read(ModeAsk)
+    switches, watch = call.ctx.site.switches, call.ctx.site.watch
+    hand = msgspec.structs.replace(
+        hand_of(call, ask.reason, raw), expected_version=header.if_match(call.headers)
+    )
     if ask.mode is None:
-        receipt = await watch.release_mode(actor, ask.reason)
+        receipt = await switches.release_mode(hand, watch.observed(), watch.limits)
     else:
-        receipt = await watch.set_mode(actor, ask.mode, ask.reason)
-    return await _accepted(call, receipt, "/v1/mode")
+        receipt = await switches.set_mode(hand, ask.mode)
+    return await switched(call, receipt, "/v1/mode")
 
 
 async def _mode(call: Call) -> ModeView:
-    row = await call.ctx.site.store.stream(StreamKey(SITE_TENANT, KIND, STREAM))
-    mode: SiteMode = call.ctx.site.watch.mode
+    mode, version = await call.ctx.site.switches.mode_on_record()
     return ModeView(
         mode=mode.label,
-        version=row.version if row else 0,
+        version=version,
         since=iso(mode.since_ms) if mode.since_ms else None,
         by_hand=mode.held,
         reasons=mode.reasons,
@@ -73,23 +70,29 @@ async def providers(call: Call) -> Response:
 
 async def disable_provider(call: Call) -> Response:
     """POST /v1/providers/{name}:disable"""
-    ask, _ = await call.read(ReasonAsk)
-    receipt = await call.ctx.site.watch.disable_provider(
-        call.caller.actor, call.params["name"], ask.reason
+    ask, raw = await call.read(ReasonAsk)
+    receipt = await call.ctx.site.switches.disable_provider(
+        hand_of(call, ask.reason, raw), call.params["name"]
     )
-    return await _accepted(call, receipt, "/v1/providers")
+    return await switched(call, receipt, "/v1/providers")
 
 
 async def enable_provider(call: Call) -> Response:
     """POST /v1/providers/{name}:enable"""
-    ask, _ = await call.read(ReasonAsk)
-    receipt = await call.ctx.site.watch.enable_provider(
-        call.caller.actor, call.params["name"], ask.reason
+    ask, raw = await call.read(ReasonAsk)
+    receipt = await call.ctx.site.switches.enable_provider(
+        hand_of(call, ask.reason, raw), call.params["name"]
     )
-    return await _accepted(call, receipt, "/v1/providers")
+    return await switched(call, receipt, "/v1/providers")
 
 
-async def _accepted(call: Call, receipt: Receipt, url: str) -> Response:
+def hand_of(call: Call, reason: str, raw: bytes) -> Hand:
+    """The caller, as whoever moves a switch."""
+    return Hand(actor=call.caller.actor, reason=reason, idempotency=call.idempotency(raw))
+
+
+async def switched(call: Call, receipt: Receipt, url: str) -> Response:
+    """A switch was moved, and that is on record."""
     prefer = header.prefer(call.headers)
     shown = await receipt_view(call, receipt, prefer)
     answer = Accepted(id=receipt.stream, url=url, version=receipt.version, receipt=shown)
@@ -109,6 +112,8 @@ async def readyz(call: Call) -> Response:
     if mode == "read-only":
         reasons.append("read-only: no new work is taken")
     reasons.extend(site.watch.stopped_by())
+    if site.nodes.is_stopping:
+        reasons.append("stopping: this process is about to end")
     if failure is not None:
         reasons.append(f"log: {failure.code}")
     answer = Ready(ready=not reasons, mode=mode, reasons=tuple(reasons))
