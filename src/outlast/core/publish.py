@@ -170,8 +170,14 @@ class Publisher:
 
     async def begin(self) -> None:
         """The first publication, to be awaited before anything is done that this log says is still to be done: a
-        store restored from a backup owes what has been done since. Afterwards ``failure`` is to be looked at."""
-        await self.attempt()
+        store restored from a backup owes what has been done since. Afterwards ``failure`` is to be looked at.
+
+        Raises Unavailable where the store cannot be read: who cannot compare must not begin. An archive that cannot
+        be written holds nothing up.
+        """
+        self._compare(await self._store.head())
+        if self.failure is None:
+            await self.attempt()
 
     async def run(self) -> None:
         """Publish until cancelled. A fork or a damaged tile stops publishing and is kept in ``failure``."""
@@ -190,8 +196,7 @@ class Publisher:
         try:
             await self.publish_once()
         except (Corrupt, Refused) as error:
-            self.failure = error
-            log.critical("the log will not be signed again until this is looked into: %s", error)
+            self._stop(error)
         except (Unavailable, OSError) as error:
             log.warning("tiles not written, will try again: %s", error)
             self._waiting_since_s = since_s
@@ -205,6 +210,27 @@ class Publisher:
         since_s, self._waiting_since_s = self._waiting_since_s, None
         self._covering_since_s = since_s
         head = await self._store.head()
+        self._check_history(head)
+        if head.size > self.published:
+            span = None if self.tracer is None else self.tracer.root("publish checkpoint")
+            work = self._publish(head, since_s)
+            await (work if span is None else traced(span, work))
+        self._covering_since_s = None
+        return self.published
+
+    def _compare(self, head: Head) -> None:
+        try:
+            self._check_history(head)
+        except Corrupt as error:
+            self._stop(error)
+
+    def _stop(self, error: Corrupt | Refused) -> None:
+        self.failure = error
+        log.critical("the log will not be signed again until this is looked into: %s", error)
+
+    def _check_history(self, head: Head) -> None:
+        """An older store is shorter than the log that is published; one that was written to since may be as long, and
+        one that is longer is known by its root, once the tiles have grown (`_publish`)."""
         if head.size < self.published:
             raise Corrupt(
                 "log-fork",
@@ -213,18 +239,7 @@ class Publisher:
                 " database back; signing on would fork the log.",
                 scope="log",
             )
-        if head.size == self.published:
-            self._check_same_tree(head)
-        if head.size > self.published:
-            span = None if self.tracer is None else self.tracer.root("publish checkpoint")
-            work = self._publish(head, since_s)
-            await (work if span is None else traced(span, work))
-        self._covering_since_s = None
-        return self.published
-
-    def _check_same_tree(self, head: Head) -> None:
-        """An older store that has been written to since may be just as long as the log that is published."""
-        if not head.size or head.edge == self._agreed:
+        if head.size > self.published or not head.size or head.edge == self._agreed:
             return
         known = self._archive.published()
         if known is None or known.root != CompactRange.decode(head.edge).root():

@@ -162,6 +162,23 @@ async def test_older_store_that_grew_as_long_as_the_log_is_a_fork() -> None:
     assert len(bench.archive.checkpoints) == 1
 
 
+async def test_no_beginning_without_a_look_at_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the store cannot be read at the start nobody knows whether it is older than the log, so nothing may begin
+    (the simulator's seed 2:315); an archive that cannot be written is no reason to wait."""
+    bench = Bench()
+    await bench.commit(3)
+    bench.archive.errors.append(Unavailable("archive-io", "full"))
+    await bench.publisher.begin()
+    assert bench.publisher.failure is None
+
+    async def gone() -> None:
+        raise Unavailable("storage-error", "not now")
+
+    monkeypatch.setattr(bench.store, "head", gone)
+    with pytest.raises(Unavailable, match="storage-error"):
+        await bench.publisher.begin()
+
+
 async def test_different_root_is_never_signed() -> None:
     """When tiles and commits disagree, nothing is signed, now or later, and the reason is kept."""
     bench = Bench()
