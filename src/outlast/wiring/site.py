@@ -83,8 +83,8 @@ from outlast.wiring.providers import (
 )
 from outlast.wiring.storage import open_store
 from outlast.wiring.switches import Switches
-from outlast.wiring.upkeep import keep_pruning
 from outlast.wiring.telemetry import tracing
+from outlast.wiring.upkeep import keep_pruning
 from outlast.wiring.vitals import Vitals
 from outlast.wiring.watch import Watch
 
