@@ -58,7 +58,9 @@ def test_every_option_can_be_switched_on(tmp_path: pathlib.Path) -> None:
     assert set(config.providers) == {"local", "hsm", "vault", "appliance"}
 
 
-@pytest.mark.parametrize("section", ["site", "http", "work", "log", "store", "storage", "telemetry", "policy"])
+@pytest.mark.parametrize(
+    "section", ["site", "http", "work", "log", "store", "storage", "telemetry", "policy"]
+)
 def test_sections_are_complete_and_show_their_defaults(section: str) -> None:
     """Each section names every option there is, with the value it has anyway."""
     shown = parsed()[section]
