@@ -155,6 +155,7 @@ def start_appliance(
     keystore: Mapping[str, object],
     port: int = 0,
     env: Mapping[str, str] | None = None,
+    telemetry: Mapping[str, object] | None = None,
 ) -> Appliance:
     """``python -m outlast.surfaces.signer`` with this configuration; returns once it takes connections.
 
@@ -170,6 +171,7 @@ def start_appliance(
         "audit_file": str(folder / "audit.jsonl"),
         "clients": list(clients),
         "keystore": dict(keystore),
+        "telemetry": dict(telemetry or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "appliance.json"
