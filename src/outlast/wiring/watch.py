@@ -23,7 +23,7 @@ from outlast.core.decider import Command
 from outlast.core.errors import OutlastError, Unavailable
 from outlast.core.publish import Publisher
 from outlast.core.routing.changes import HealthChange
-from outlast.core.routing.outcome import ADAPTER_ERROR, OK, outcome_of
+from outlast.core.routing.outcome import OK, outcome_of
 from outlast.core.routing.router import MAX_CHANGES, Call, Router
 from outlast.core.store.port import Store, WriteSet
 from outlast.operations.model import mode as modes
@@ -311,7 +311,4 @@ async def _check(router: Router, call: Call, check: Awaitable[None]) -> None:
             await check
         router.finished(call, OK)
     except Exception as error:
-        outcome = outcome_of(error)
-        if outcome.code == ADAPTER_ERROR:
-            log.error("the check of %s raised what no port may", call.provider, exc_info=error)
-        router.finished(call, outcome)
+        router.finished(call, outcome_of(error))

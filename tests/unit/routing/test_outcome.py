@@ -38,3 +38,17 @@ def test_retry_after_is_clamped(asked_s: float) -> None:
     """No provider ejects itself for ever, or crashes us, with its Retry-After."""
     outcome = outcome_of(Unavailable("throttled", "m", retry_after_s=asked_s))
     assert 0 <= outcome.throttle_ms <= MAX_THROTTLE_MS
+
+
+def test_an_adapters_bug_leaves_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    """What no port may raise is in the process's log with where it came from; what ports do raise is not."""
+    try:
+        raise KeyError("no such field")
+    except KeyError as error:
+        assert outcome_of(error).code == "adapter-error"
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is KeyError
+    outcome_of(Refused("x", "no"))
+    outcome_of(TimeoutError())
+    assert len(caplog.records) == 1

@@ -7,11 +7,14 @@ check count against it.
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import msgspec
 
 from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable, Unknown
+
+log = logging.getLogger("outlast.routing")
 
 Kind = Literal[
     "ok",
@@ -59,7 +62,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 ADAPTER_ERROR = "adapter-error"
-"""The code of what no port may raise: a fault of the adapter, to be seen with its traceback in the process's log."""
+"""The code of what no port may raise: a fault of the adapter."""
 
 OK = Outcome("ok")
 CANCELLED = Outcome("cancelled", "cancelled")
@@ -69,7 +72,8 @@ BAD_SIGNATURE = Outcome("bad-answer", "bad-signature")
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Classify what a port raised. Anything that is not an OutlastError is a fault of the adapter."""
+    """Classify what a port raised. Anything that is not an OutlastError is a fault of the adapter: it is judged as a
+    bad answer, and its traceback, which nobody else has, goes into the process's log."""
     if isinstance(error, Refused):
         return Outcome(PROVIDER_REFUSALS.get(error.code, "request-refused"), error.code)
     if isinstance(error, Unavailable):
@@ -81,6 +85,7 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, TimeoutError):
         return TIMED_OUT
     if isinstance(error, Exception):
+        log.error("an adapter raised what no port may: %s", type(error).__name__, exc_info=error)
         return Outcome("bad-answer", ADAPTER_ERROR)
     return CANCELLED  # CancelledError, KeyboardInterrupt: we stopped, the provider did not fail
 

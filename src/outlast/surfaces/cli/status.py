@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from outlast.core.routing.health import ProviderSnapshot
-    from outlast.operations.views import Status
+    from outlast.operations.views import NodeView, Status
 
 app = single()
 
@@ -85,9 +85,21 @@ def picture(page: Status) -> Text:
     ]
     if page.disk_free_bytes is not None:
         lines.append(f"  disk   {page.disk_free_bytes / 2**30:.1f} GiB free")
+    if len(page.nodes) > 1:
+        nodes = ("  node", "state", "mode", "version", "since (UTC)")
+        lines.append(table_text(nodes, map(_node_row, page.nodes)))
     headings = ("  provider", "state", "calls", "failures", "p50 ms", "p99 ms", "last failure")
     lines.append(table_text(headings, map(_row, (*page.signers, *page.authorities))))
     return Text.from_markup("\n".join(lines), overflow="ignore")
+
+
+def _node_row(node: NodeView) -> tuple[str, ...]:
+    from outlast.core.clock import iso
+    from outlast.surfaces.cli.tables import short_time
+
+    since_ms = node.stopped_ms if node.state == "stopped" else node.started_ms
+    mode = node.mode if node.state == "up" else ""
+    return (f"  {node.name}", node.state, mode, node.version, short_time(iso(since_ms)))
 
 
 def _row(snapshot: ProviderSnapshot) -> tuple[str, ...]:
