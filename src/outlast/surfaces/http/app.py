@@ -8,6 +8,7 @@ problem details. Nothing an operation did not declare is reachable.
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 import msgspec
 from starlette.responses import Response
@@ -22,7 +23,7 @@ from outlast.surfaces.http.call import Call, encode
 from outlast.surfaces.http.context import Context, HttpOptions, build_context
 from outlast.surfaces.http.headers import RawHeaders
 from outlast.surfaces.http.problems import Problem, headers_of, problem_of, unexpected
-from outlast.surfaces.http.protocol import EXTENSION, WriteWhole
+from outlast.surfaces.http.protocol import EXTENSION, TakeWhole, WriteWhole
 from outlast.surfaces.http.route import Match, Route, Table
 from outlast.surfaces.http.table import ROUTES
 from outlast.wiring.site import Site
@@ -38,6 +39,15 @@ _SECURITY = [
 _BODILESS = (204, 304)
 RawHeader = tuple[bytes, bytes]
 _NO_STORE = (b"cache-control", b"no-store")
+_NO_STORE_LINE = b"cache-control: no-store\r\n"
+
+
+@cache
+def _common_lines(mode: str) -> bytes:
+    """What every answer carries, as lines."""
+    return b"".join(
+        [b"%b: %b\r\n" % pair for pair in ((b"outlast-mode", mode.encode()), *_SECURITY)]
+    )
 
 
 _PATHS = {route.id: route.path for route in ROUTES}
@@ -78,6 +88,7 @@ class _Exchange:
         "_send",
         "_span",
         "_status",
+        "_write",
     )
 
     def __init__(self, ctx: Context, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,7 +96,11 @@ class _Exchange:
         self._scope = scope
         self._send = send
         self._headers: RawHeaders = dict(scope["headers"])
-        self._body = Body(receive, self._headers)
+        extensions = scope.get("extensions")
+        whole: tuple[WriteWhole | None, TakeWhole | None]
+        whole = (extensions and extensions.get(EXTENSION)) or (None, None)
+        self._write: WriteWhole | None = whole[0]
+        self._body = Body(receive, self._headers, whole[1])
         self._request_id = header.request_id(self._headers)
         self._span: Span | None = None
         self._route = "none"
@@ -203,14 +218,35 @@ class _Exchange:
     async def _whole(self, status: int, headers: list[RawHeader], body: bytes) -> None:
         """A whole answer at once: in one write where the server can, else as messages."""
         self._status = status
-        headers = self._dressed(headers)
-        write: WriteWhole | None = self._scope.get("extensions", {}).get(EXTENSION)
-        possible = write is not None and self._body.finished and self._scope["method"] != "HEAD"
-        if possible and write is not None and write(status, headers, body):
+        possible = self._body.finished and self._scope["method"] != "HEAD"
+        if possible and self._write is not None and self._write(status, self._lines(headers), body):
             return
+        headers = self._dressed(headers)
         headers.append((b"content-length", b"%d" % len(body)))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+    def _lines(self, headers: list[RawHeader]) -> bytes:
+        """Headers, dressed, as they go over the wire."""
+        given = [b"%b: %b\r\n" % pair for pair in headers]
+        for name, _ in headers:
+            if name == b"cache-control":
+                break
+        else:
+            given.append(_NO_STORE_LINE)
+        given.append(_common_lines(self._ctx.site.watch.mode.label))
+        given += [b"%b: %b\r\n" % pair for pair in self._own()]
+        return b"".join(given)
+
+    def _own(self) -> list[RawHeader]:
+        """What the caller is given back of its own."""
+        own: list[RawHeader] = []
+        if self._request_id is not None:
+            own.append((b"x-request-id", self._request_id))
+        trace = self._traceparent()
+        if trace is not None:
+            own.append((b"traceparent", trace))
+        return own
 
     def _dressed(self, headers: list[RawHeader]) -> list[RawHeader]:
         for name, _ in headers:
@@ -219,13 +255,7 @@ class _Exchange:
         else:
             headers.append(_NO_STORE)
         headers.append((b"outlast-mode", self._ctx.site.watch.mode.label.encode()))
-        headers += _SECURITY
-        if self._request_id is not None:
-            headers.append((b"x-request-id", self._request_id))
-        trace = self._traceparent()
-        if trace is not None:
-            headers.append((b"traceparent", trace))
-        return headers
+        return headers + _SECURITY + self._own()
 
     async def _refuse(self, problem: Problem, error: Exception) -> None:
         if self._span is not None:

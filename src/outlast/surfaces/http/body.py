@@ -15,6 +15,7 @@ from starlette.types import Receive
 from outlast.core.errors import Unavailable
 from outlast.surfaces.http.headers import RawHeaders
 from outlast.surfaces.http.problems import malformed, too_large
+from outlast.surfaces.http.protocol import TakeWhole
 
 LINGER_S = 5.0
 """How long a refused body is read on and thrown away, so that the caller gets to see the refusal."""
@@ -27,10 +28,13 @@ class CallerGone(Unavailable):
 class Body:
     """The body of one request."""
 
-    __slots__ = ("_length", "_receive", "finished")
+    __slots__ = ("_length", "_receive", "_take", "finished")
 
-    def __init__(self, receive: Receive, headers: RawHeaders) -> None:
+    def __init__(
+        self, receive: Receive, headers: RawHeaders, take: TakeWhole | None = None
+    ) -> None:
         self._receive = receive
+        self._take = take
         self._length = headers.get(b"content-length")
         self.finished = self._length is None and b"transfer-encoding" not in headers
 
@@ -47,6 +51,11 @@ class Body:
         if self.finished:
             return b""
         self.check_length(limit)
+        if self._take is not None and (taken := self._take()) is not None:
+            self.finished = True
+            if len(taken) > limit:
+                raise too_large(limit)
+            return taken
         first, more = await self._next()
         if not more:
             if len(first) > limit:
