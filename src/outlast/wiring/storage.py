@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from outlast.core.envelope import Entropy, RootKeys
 from outlast.core.errors import Refused
 from outlast.core.log.logkey import LogKey
 from outlast.core.store.port import Store
 from outlast.core.store.sqlite.engine import SqliteStore
+from outlast.core.store.sqlite.side import read_mark
+from outlast.core.store.transfer import refuse_if_moved
 from outlast.wiring.config import Config
 from outlast.wiring.nodes import Sessions
 from outlast.wiring.rootkeys import database, load_log_key, load_root_keys, root_key_digest
 from outlast.wiring.secrets import read_secret
+
+if TYPE_CHECKING:
+    from outlast.core.store.postgres.engine import PostgresStore
 
 
 class Opened(NamedTuple):
@@ -49,6 +55,8 @@ async def open_store(config: Config, entropy: Entropy, session: str) -> AsyncIte
 async def _open_sqlite(config: Config, entropy: Entropy) -> AsyncIterator[Opened]:
     # the keys before the database: a database without them is a site that lost them
     begun = database(config).exists()
+    if begun:
+        refuse_if_moved(read_mark(database(config)))
     root_keys, log_key = load_root_keys(config, entropy, begun), load_log_key(config, begun)
     store = await SqliteStore.open(database(config))
     try:
@@ -59,24 +67,41 @@ async def _open_sqlite(config: Config, entropy: Entropy) -> AsyncIterator[Opened
 
 @asynccontextmanager
 async def _open_postgres(config: Config, entropy: Entropy, session: str) -> AsyncIterator[Opened]:
-    try:
-        from outlast.core.store.postgres.engine import PostgresStore
-    except ModuleNotFoundError as error:
-        raise Refused(
-            "store-driver-missing",
-            "[store] names a PostgreSQL database, and asyncpg is not installed",
-            hint="pip install 'outlast[postgres]'",
-        ) from error
-    dsn = read_secret(Path(config.store.dsn_file)).decode(errors="replace")
+    need_driver()
+    from outlast.core.store.postgres.engine import PostgresStore
+    from outlast.core.store.postgres.side import read_mark as read_pinned_mark
+
+    dsn = read_dsn(config.store.dsn_file)
     store = await PostgresStore.open(
         dsn, allow_unsafe=config.store.allow_unsafe, session_name=session
     )
     try:
+        refuse_if_moved(await read_pinned_mark(store))
         begun = (await store.head()).size > 0
         root_keys, log_key = load_root_keys(config, entropy, begun), load_log_key(config, begun)
-        await store.pin("log name", config.origin)
-        await store.pin("log key", " ".join(log_key.vkeys))
-        await store.pin("root key", root_key_digest(config))
+        await pin_keys(store, config, log_key)
         yield Opened(store, root_keys, log_key, store.sessions)
     finally:
         await store.close()
+
+
+def need_driver() -> None:
+    """Raise Refused ``store-driver-missing`` where PostgreSQL cannot be spoken to."""
+    if find_spec("asyncpg") is None:
+        raise Refused(
+            "store-driver-missing",
+            "a PostgreSQL database is named, and asyncpg is not installed",
+            hint="pip install 'outlast[postgres]'",
+        )
+
+
+def read_dsn(file: str) -> str:
+    """The address of a database, from its secret file."""
+    return read_secret(Path(file)).decode(errors="replace")
+
+
+async def pin_keys(store: PostgresStore, config: Config, log_key: LogKey) -> None:
+    """Have the database remember what log this is and under which keys; raises Refused ``site-differs``."""
+    await store.pin("log name", config.origin)
+    await store.pin("log key", " ".join(log_key.vkeys))
+    await store.pin("root key", root_key_digest(config))

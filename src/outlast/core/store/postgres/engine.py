@@ -219,6 +219,11 @@ class PostgresStore:
                 scope="site",
             )
 
+    async def pinned(self, name: str) -> str | None:
+        """The value that was agreed on; None where there is none yet."""
+        rows = await self._read("pinned", name)
+        return rows[0][0] if rows else None
+
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[asyncpg.Connection[Any]]:
         """The writing session, for what is no flush."""
