@@ -10,10 +10,14 @@ import sys
 from collections.abc import Iterator
 
 from bench.load import MARK, Load, Spec, Step
-from bench.measure import Figure, Outcome, ratio
-from bench.servers import HERE, drive, free_port, postgres, process, scratch
-from bench.site import REQUESTS, Running, site
+from bench.measure import Figure, Outcome, Verdict, ratio
+from bench.servers import HERE, database, drive, free_port, postgres, process, scratch
+from bench.site import REQUESTS, Running, on_postgres, site
 
+PEER = "FastAPI + uvicorn + procrastinate"
+POSTGRES, SQLITE = "Outlast, PostgreSQL", "Outlast, SQLite"
+P99_GOAL_MS = 25
+WITHOUT_WORKERS = "[work]\nenabled = false\n"
 CLIENTS = 64
 SECONDS = 4.0
 BODY_BYTES = 1024
@@ -30,11 +34,11 @@ def padded(body: dict[str, object], *fields: str) -> bytes:
 
 
 @contextlib.contextmanager
-def peer() -> Iterator[Spec]:
-    """FastAPI, uvicorn and procrastinate on PostgreSQL, running; yields what to send it."""
+def peer(server: str) -> Iterator[Spec]:
+    """FastAPI, uvicorn and procrastinate on a database of ``server``, running; yields what to send it."""
     app = "bench.peers.accept_app"
-    with scratch("peer") as folder, postgres() as dsn:
-        env = {"PEER_DSN": dsn}
+    with scratch("peer") as folder:
+        env = {"PEER_DSN": database(server, "peer")}
         subprocess.run(
             [sys.executable, "-m", "procrastinate", f"--app={app}.tasks", "schema", "--apply"],
             cwd=HERE.parent,
@@ -63,41 +67,68 @@ def accepting(running: Running) -> Spec:
     return Spec(port=running.port, steps=(step,), connections=CLIENTS, seconds=SECONDS)
 
 
+def ours(dsn: str = "") -> Load:
+    """A new site under load, on PostgreSQL where ``dsn`` is given, else on SQLite."""
+    with scratch("accept") as folder:
+        tables = WITHOUT_WORKERS + (on_postgres(folder, dsn) if dsn else "")
+        with site(folder, tables) as running:
+            return drive(accepting(running))
+
+
 def measure(rounds: int) -> Outcome:
-    """Peer and Outlast in turn; a site of ours starts anew each round, the peer's database stays."""
-    peers: list[Load] = []
-    ours: list[Load] = []
-    with peer() as spec:
-        for _ in range(rounds):
-            peers.append(drive(spec))
-            with scratch("accept") as folder, site(folder, "[work]\nenabled = false\n") as running:
-                ours.append(drive(accepting(running)))
-    theirs = Figure(
-        name="FastAPI + uvicorn + procrastinate",
-        unit="accepts/s",
-        rounds=tuple(load.per_s for load in peers),
-    )
-    mine = Figure(name="Outlast", unit="accepts/s", rounds=tuple(load.per_s for load in ours))
+    """Peer and Outlast in turn; a site of ours starts anew each round, the peer and its database stay."""
+    loads: dict[str, list[Load]] = {name: [] for name in (PEER, POSTGRES, SQLITE)}
+    with postgres() as server, peer(server) as spec:
+        for number in range(rounds):
+            loads[PEER].append(drive(spec))
+            loads[POSTGRES].append(ours(database(server, f"ours_{number}")))
+            loads[SQLITE].append(ours())
+    rates = {
+        name: _figure(name, "accepts/s", [x.per_s for x in each]) for name, each in loads.items()
+    }
+    p99 = {
+        name: _figure(f"{name}, p99", "ms", [x.p99_ms for x in each])
+        for name, each in loads.items()
+    }
     return Outcome(
         case="accept",
         title="Durable accept over HTTP",
         method=(
             f"POST of a {BODY_BYTES}-byte JSON body with an Idempotency-Key of its own, {CLIENTS} connections, one "
-            "request outstanding on each, one server process. Both answer 202 after the disk has it. The peer "
-            "defers a task under a queueing lock, as procrastinate documents it, on PostgreSQL with fsync and "
-            "synchronous_commit on. Outlast commits on SQLite (WAL, synchronous=FULL): the idempotency record with "
-            "the stored reply, the request's state, its job, and the entry in the Merkle log; it authenticates an "
-            "API key and encrypts the personal fields. No worker runs on either side."
+            "request outstanding on each, one server process. All answer 202 after the disk has it. The peer "
+            "defers a task under a queueing lock, as procrastinate documents it. It and Outlast use the same PostgreSQL "
+            "server (fsync and synchronous_commit on, Unix socket), a database each; on SQLite Outlast runs with WAL "
+            "and synchronous=FULL. Outlast commits the idempotency record with the stored reply, the request's state, "
+            "its job, and the entry in the Merkle log; it authenticates an API key and encrypts the personal "
+            "fields. The peer does none of these but keep the task. No worker runs on any side."
         ),
         figures=(
-            theirs,
-            mine,
-            _latency("FastAPI + uvicorn + procrastinate", peers),
-            _latency("Outlast", ours),
+            *rates.values(),
+            *p99.values(),
+            *(
+                _figure(f"{name}: the load generator took", "cores", [x.cores for x in each])
+                for name, each in loads.items()
+            ),
         ),
-        verdicts=(ratio("accepts per second", mine, theirs, goal=5, aim=10),),
+        verdicts=(
+            ratio("accepts per second, PostgreSQL", rates[POSTGRES], rates[PEER], goal=10),
+            ratio("accepts per second, SQLite", rates[SQLITE], rates[PEER], goal=8),
+            _late("p99, PostgreSQL", p99[POSTGRES]),
+            _late("p99, SQLite", p99[SQLITE]),
+        ),
     )
 
 
-def _latency(name: str, loads: list[Load]) -> Figure:
-    return Figure(name=f"{name}, p99", unit="ms", rounds=tuple(load.p99_ms for load in loads))
+def _late(what: str, figure: Figure) -> Verdict:
+    return Verdict(
+        what=what,
+        value=figure.median,
+        goal=P99_GOAL_MS,
+        at_least=False,
+        unit="ms",
+        spread=(min(figure.rounds), max(figure.rounds)),
+    )
+
+
+def _figure(name: str, unit: str, rounds: list[float]) -> Figure:
+    return Figure(name=name, unit=unit, rounds=tuple(rounds))

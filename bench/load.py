@@ -14,6 +14,7 @@ answer before gave.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import sys
@@ -46,9 +47,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send. ``turns`` ends the run by count instead of time (then nothing is warm-up)."""
+    """What to send. ``turns`` ends the run by count instead of time (then nothing is warm-up). Connections are dealt
+    out to ``port`` and ``more_ports`` in turn."""
 
     port: int
+    more_ports: tuple[int, ...] = ()
     steps: tuple[Step, ...]
     connections: int = 64
     seconds: float = 4.0
@@ -58,7 +61,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What came back. Rate and latencies are of whole turns, in the measured part. ``latencies_ms`` are in the
-    order in which turns ended, and only given for a run by count; ``noted`` are indices into them."""
+    order in which turns ended, and only given for a run by count; ``noted`` are indices into them. ``cores`` is how
+    much of a core the generator itself took."""
 
     per_s: float
     turns: int
@@ -66,6 +70,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    cores: float = 0.0
     unexpected: str = ""
     latencies_ms: list[float] = []
     noted: list[int] = []
@@ -196,13 +201,15 @@ async def _drive(spec: Spec) -> Load:
     loop = asyncio.get_running_loop()
     run = _Run(spec)
     ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(spec.connections)]
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
+    ports = itertools.cycle((spec.port, *spec.more_ports))
     for end in ends:
         connection = _Connection(run, end)
-        await loop.create_connection(lambda c=connection: c, "127.0.0.1", spec.port)  # type: ignore[misc]  # bound now
+        await loop.create_connection(lambda c=connection: c, "127.0.0.1", next(ports))  # type: ignore[misc]  # bound now
     limit = None if spec.turns else spec.warm_seconds + spec.seconds + GRACE_S
     async with asyncio.timeout(limit):
         await asyncio.gather(*ends)
+    cores = (time.process_time() - cpu) / (time.perf_counter() - began)
     took = time.perf_counter() - began if spec.turns else spec.seconds
     ordered = sorted(run.latencies)
     return Load(
@@ -212,6 +219,7 @@ async def _drive(spec: Spec) -> Load:
         p50_ms=_at_ms(ordered, 0.5),
         p99_ms=_at_ms(ordered, 0.99),
         max_ms=_at_ms(ordered, 1.0),
+        cores=cores,
         unexpected=run.unexpected,
         latencies_ms=[1000 * s for s in run.latencies] if spec.turns else [],
         noted=run.noted if spec.turns else [],

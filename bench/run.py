@@ -27,7 +27,7 @@ if str(ROOT) not in sys.path:  # run as a file, not with -m
 from bench import report  # noqa: E402 - after the path
 from bench.measure import Machine, Outcome, Run, describe_machine  # noqa: E402 - after the path
 
-CASES = ("accept", "signature", "job", "failover", "memory")
+CASES = ("accept", "jobs", "signature", "job", "append", "nodes", "failover", "memory")
 ROUNDS = 5
 PACKAGES = (
     "apsw",

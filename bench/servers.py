@@ -117,6 +117,17 @@ def postgres() -> Iterator[str]:
             yield uri
 
 
+def database(server: str, name: str) -> str:
+    """A new, empty database on the server at ``server``; returns its address."""
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+        connection.execute("CHECKPOINT")  # so that none is due in the middle of a measurement
+    user, _, rest = server.partition("@/")
+    return f"{user}@/{name}?{rest.partition('?')[2]}"
+
+
 def drive(spec: Spec) -> Load:
     """Run the load generator in a process of its own; raises on an answer that was not expected."""
     done = subprocess.run(

@@ -86,6 +86,14 @@ def configuration(folder: pathlib.Path, port: int, tables: str) -> str:
     return f'[site]\nname = "bench"\ndata = "{folder}/data"\n\n[http]\nport = {port}\n\n{tables}\n'
 
 
+def on_postgres(folder: pathlib.Path, dsn: str) -> str:
+    """The part of a configuration that puts the site's store on PostgreSQL."""
+    file = folder / "dsn"
+    file.touch(mode=0o600)
+    file.write_text(dsn)
+    return f'[store]\ndsn_file = "{file}"\n'
+
+
 @contextlib.contextmanager
 def site(folder: pathlib.Path, tables: str = "") -> Iterator[Running]:
     """Serve a new site in ``folder`` until the block is left."""
