@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from outlast.surfaces.http import server
 from outlast.surfaces.http.context import HttpOptions
 from outlast.surfaces.http.server import build_server
 
@@ -62,6 +63,31 @@ async def test_options(running_site: Any, tmp_path: Path, free_ports: Callable[[
         answers = [await site.client.get("/v1/mode") for _ in range(6)]
         assert answers[-1].status_code == 429
         assert answers[-1].json()["scope"] == "api-key"
+
+
+async def test_idle_connections_are_closed(
+    running_site: Any,
+    tmp_path: Path,
+    free_ports: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection with nothing to say is closed after its time, not before; one in use stays."""
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 1)
+    monkeypatch.setattr(server, "SWEEP_S", 0.1)
+    port = free_ports()
+    async with running_site(tmp_path, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert await reader.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+            await asyncio.sleep(0.5)
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout(8):
+            assert await reader.read() == b""
+        assert 0.3 < asyncio.get_running_loop().time() - began
+        writer.close()
 
 
 async def test_unix_socket(http_site: Any, tmp_path: Path) -> None:
