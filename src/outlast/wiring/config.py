@@ -10,6 +10,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -72,9 +73,39 @@ class StoreSection(_Section, frozen=True, kw_only=True):
 
 
 class StorageSection(_Section, frozen=True, kw_only=True):
-    """``min_free_mb``: with less room than this the site is read-only."""
+    """``min_free_mb``: with less room than this the site is read-only. ``write_copies``: so many blob stores must have
+    a document before it is accepted; the others owe theirs. ``scrub_every_h``: how often all copies are read and
+    compared (0: only when asked to), at ``scrub_mb_per_s`` at most."""
 
     min_free_mb: int = 256
+    write_copies: int = 1
+    scrub_every_h: int = 168
+    scrub_mb_per_s: int = 20
+
+
+class FilesystemBlobStore(_Section, frozen=True, kw_only=True, tag="filesystem", tag_field="kind"):
+    """Documents, encrypted, in a folder of this machine; by default ``blobs`` in the data folder. One process uses
+    it."""
+
+    directory: str = ""
+
+
+class S3BlobStore(_Section, frozen=True, kw_only=True, tag="s3", tag_field="kind"):
+    """Documents, encrypted, in a bucket of an S3-compatible object store. ``virtual_hosted``: the endpoint names the
+    bucket already."""
+
+    endpoint: str
+    bucket: str
+    access_key_file: str
+    secret_key_file: str
+    region: str = "us-east-1"
+    prefix: str = ""
+    ca_file: str = ""
+    virtual_hosted: bool = False
+    timeout_s: int = 30
+
+
+BlobStoreSection = FilesystemBlobStore | S3BlobStore
 
 
 class SoftwareProvider(_Section, frozen=True, kw_only=True, tag="software", tag_field="kind"):
@@ -167,6 +198,10 @@ class Config(_Section, frozen=True, kw_only=True):
     storage: StorageSection = StorageSection()
     telemetry: TelemetrySection = TelemetrySection()
     policy: PolicySection = PolicySection()
+    blobs: dict[str, BlobStoreSection] = msgspec.field(
+        default_factory=lambda: {"local": FilesystemBlobStore()}
+    )
+    """In order of preference."""
     providers: dict[str, Provider] = msgspec.field(
         default_factory=lambda: {"local": SoftwareProvider()}
     )
@@ -245,6 +280,57 @@ def check(config: Config) -> Config:
     return msgspec.structs.replace(config, classes=classes)
 
 
+_STORE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+def _check_blobs(config: Config) -> None:
+    """Stores that fit together: names that jobs and figures can carry, places that differ, TLS over a network."""
+    places: dict[tuple[str, ...], str] = {}
+    for name, store in config.blobs.items():
+        if not _STORE_NAME.fullmatch(name):
+            raise _wrong_store(name, "its name must be of a-z, 0-9 and -, at most 32 characters")
+        if isinstance(store, FilesystemBlobStore):
+            place: tuple[str, ...] = ("filesystem", store.directory or str(config.data / "blobs"))
+        else:
+            _check_s3(name, store)
+            place = (store.endpoint.rstrip("/"), store.bucket, store.prefix.strip("/"))
+        other = places.setdefault(place, name)
+        if other != name:
+            raise _wrong_store(name, f"it is the same place as {other!r}: that would be one copy")
+    if not config.blobs:
+        raise Refused(
+            "config-invalid", "[blobs] names no store", hint="Leave it out for the default."
+        )
+    if not 1 <= config.storage.write_copies <= len(config.blobs):
+        raise Refused(
+            "config-invalid",
+            f"storage.write_copies is {config.storage.write_copies}, and there are {len(config.blobs)} blob stores",
+        )
+
+
+def _check_s3(name: str, store: S3BlobStore) -> None:
+    url = urlsplit(store.endpoint)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise _wrong_store(name, "its endpoint must be https://host[:port]")
+    if url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise _wrong_store(
+            name, "plain http is for this machine only: signed requests can be replayed"
+        )
+    if url.username or url.password or url.query:
+        raise _wrong_store(name, "secrets belong into files, not into its endpoint")
+    if not store.bucket or not 1 <= store.timeout_s <= 3_600:
+        raise _wrong_store(name, "it needs a bucket, and a timeout_s of 1 to 3600")
+
+
+def _wrong_store(name: str, why: str) -> Refused:
+    return Refused("config-invalid", f"blob store {name[:80]!r}: {why}")
+
+
+_STORAGE_BOUNDS = {
+    "min_free_mb": (0, 1 << 30),
+    "scrub_every_h": (0, 10 * 365 * 24),
+    "scrub_mb_per_s": (1, 100_000),
+}
 _WORK_BOUNDS = {
     "concurrency": (1, 4_096),
     "lease_ms": (1_000, 3_600_000),
@@ -265,6 +351,7 @@ _CLASS_BOUNDS = {
 def _check_numbers(config: Config) -> None:
     tables: list[tuple[str, msgspec.Struct, dict[str, tuple[int, int]]]] = [
         ("work", config.work, _WORK_BOUNDS),
+        ("storage", config.storage, _STORAGE_BOUNDS),
         *((f"classes.{name}", c, _CLASS_BOUNDS) for name, c in config.classes.items()),
     ]
     for table, section, bounds in tables:
@@ -279,7 +366,7 @@ def _check_numbers(config: Config) -> None:
 
 _PATHS = frozenset(
     {"data", "directory", "passphrase_file", "pin_file", "token_file", "ca_file",
-     "certificate_file", "key_file", "roots_file", "files", "dsn_file", "headers_file"}
+     "certificate_file", "key_file", "access_key_file", "secret_key_file", "roots_file", "files", "dsn_file", "headers_file"}
 )  # fmt: skip
 
 
@@ -303,6 +390,7 @@ def resolved(config: Config, base: Path) -> Config:
         store=section(config.store),
         telemetry=section(config.telemetry),
         policy=section(config.policy),
+        blobs={name: section(b) for name, b in config.blobs.items()},
         providers={name: section(p) for name, p in config.providers.items()},
         authorities={name: section(a) for name, a in config.authorities.items()},
     )

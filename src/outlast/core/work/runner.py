@@ -65,11 +65,16 @@ class Job:
 Handler = Callable[[Job], Awaitable[None]]
 
 
+def _always() -> bool:
+    return True
+
+
 class Kind(msgspec.Struct, frozen=True):
-    """How one kind of job is run."""
+    """How one kind of job is run. While ``open()`` is false none is started: what they need is not there."""
 
     handler: Handler
     backoff: BackoffPolicy
+    open: Callable[[], bool] = _always
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +165,10 @@ class Runner:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _claimable_kinds(self) -> tuple[str, ...]:
-        return () if self._held() else tuple(sorted(self._kinds.keys() - self._paused))
+        if self._held():
+            return ()
+        kinds = self._kinds.items()
+        return tuple(sorted(n for n, kind in kinds if n not in self._paused and kind.open()))
 
     async def _claim_some(self) -> None:
         self._wake.clear()
