@@ -10,7 +10,7 @@ into the database by a fourth connection on its own thread, so that a checkpoint
 
 If the power goes: a transaction whose COMMIT had returned is in the synced WAL and is there after restart; any
 other is not there at all. After a failed sync nobody knows what the disk holds, so ``on_fatal`` ends the
-process; the restart reads what is really there.
+process; the restart first writes again what it finds (`resync`), which may be in memory only.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from outlast.core.store.port import (
     WriteSet,
 )
 from outlast.core.store.queries import load_migrations, load_queries
+from outlast.core.store.sqlite.resync import resync
 from outlast.core.store.sqlite.rows import execute_rows
 
 SCHEMA_PACKAGE = "outlast.core.store.migrations"
@@ -129,6 +130,7 @@ class SqliteStore:
         self._q = load_queries("outlast.core.store.sqlite", "queries.sql")
         self._lock_fd = _lock(path)
         try:
+            resync(path)
             self._connect()
         except apsw.Error as error:
             os.close(self._lock_fd)
