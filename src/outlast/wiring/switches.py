@@ -54,6 +54,8 @@ class Switches:
         self._runner = runner
         self._versions: dict[StreamKey, int] = {}
         self._modes: dict[str, SiteMode] = {}
+        self.mode = SiteMode()
+        """How this process works now. Looked at twice for each accept, so it is kept."""
         self.job_kinds: dict[str, kinds.JobKind] = {}
         """Kinds of job that were ever switched."""
         self.rule_stream = node or modes.STREAM
@@ -71,11 +73,6 @@ class Switches:
     def by_rule(self) -> SiteMode:
         """What the rule last said of this process."""
         return self._modes.get(self.rule_stream, SiteMode())
-
-    @property
-    def mode(self) -> SiteMode:
-        """How this process works now."""
-        return self.by_hand if self.by_hand.held else self.by_rule
 
     async def start(self) -> None:
         """Take up the record."""
@@ -107,6 +104,7 @@ class Switches:
         state = self._deciders.decode_state(key.kind, row.state)
         if key.kind == modes.KIND:
             self._modes[key.id] = state
+            self.mode = self.by_hand if self.by_hand.held else self.by_rule
         elif key.kind == kinds.KIND:
             self.job_kinds[key.id] = state
             switch = self._runner.pause if state.label == "paused" else self._runner.resume
