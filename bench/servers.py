@@ -117,6 +117,17 @@ def postgres() -> Iterator[str]:
             yield uri
 
 
+@contextlib.contextmanager
+def one_core(number: int) -> Iterator[None]:
+    """Whatever is started within runs on one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(before)[number]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def database(server: str, name: str) -> str:
     """A new, empty database on the server at ``server``; returns its address."""
     import psycopg
