@@ -285,9 +285,10 @@ class PostgresStore:
     ) -> Sequence[JobRow]:
         if state is None:
             rows = await self._read("jobs", tenant, after, limit)
+        elif state in ("dead", "parked"):
+            rows = await self._read("jobs_stuck", tenant, state, after, limit)
         else:
-            query = "jobs_stuck" if state in ("dead", "parked") else "jobs_in_state"
-            rows = await self._read(query, tenant, state, after, limit)
+            rows = await self._read(f"jobs_{state}", tenant, after, limit)
         return [JobRow(*row) for row in rows]
 
     async def job_counts(self) -> JobCounts:

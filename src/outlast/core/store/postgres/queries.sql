@@ -125,10 +125,23 @@ SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease
        created_ms, error, trace
 FROM job WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
 
--- name: jobs_in_state
+-- name: jobs_done
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
        created_ms, error, trace
-FROM job WHERE tenant = $1 AND state = $2 AND id > $3 ORDER BY id LIMIT $4;
+FROM job WHERE tenant = $1 AND state = 'done' AND id > $2 ORDER BY id LIMIT $3;
+
+-- name: jobs_ready
+-- By the index of ready jobs, however many finished ones there are: in the order of ids those would be read too.
+WITH found AS MATERIALIZED (SELECT id FROM job WHERE state = 'ready' AND tenant = $1)
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error, trace
+FROM job WHERE id IN (SELECT id FROM found WHERE id > $2 ORDER BY id LIMIT $3) ORDER BY id;
+
+-- name: jobs_leased
+WITH found AS MATERIALIZED (SELECT id FROM job WHERE state = 'leased' AND tenant = $1)
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error, trace
+FROM job WHERE id IN (SELECT id FROM found WHERE id > $2 ORDER BY id LIMIT $3) ORDER BY id;
 
 -- name: jobs_stuck
 -- The second condition lets PostgreSQL see that the partial index job_stuck has them all.

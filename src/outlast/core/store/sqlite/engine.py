@@ -389,9 +389,10 @@ class SqliteStore:
     ) -> Sequence[JobRow]:
         if state is None:
             rows = await asyncio.to_thread(self._scan, "jobs", (tenant, after, limit))
+        elif state in ("dead", "parked"):
+            rows = await asyncio.to_thread(self._scan, "jobs_stuck", (tenant, state, after, limit))
         else:
-            query = "jobs_stuck" if state in ("dead", "parked") else "jobs_in_state"
-            rows = await asyncio.to_thread(self._scan, query, (tenant, state, after, limit))
+            rows = await asyncio.to_thread(self._scan, f"jobs_{state}", (tenant, after, limit))
         return [JobRow(*row) for row in rows]
 
     async def job_counts(self) -> JobCounts:

@@ -89,10 +89,21 @@ SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease
        created_ms, error, trace
 FROM job WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?;
 
--- name: jobs_in_state
+-- name: jobs_done
 SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
        created_ms, error, trace
-FROM job WHERE tenant = ? AND state = ? AND id > ? ORDER BY id LIMIT ?;
+FROM job WHERE tenant = ? AND state = 'done' AND id > ? ORDER BY id LIMIT ?;
+
+-- name: jobs_ready
+-- By the index of ready jobs, however many finished ones there are: in the order of ids SQLite would read those too.
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error, trace
+FROM job INDEXED BY job_due WHERE tenant = ? AND state = 'ready' AND id > ? ORDER BY id LIMIT ?;
+
+-- name: jobs_leased
+SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
+       created_ms, error, trace
+FROM job INDEXED BY job_leased WHERE tenant = ? AND state = 'leased' AND id > ? ORDER BY id LIMIT ?;
 
 -- name: jobs_stuck
 -- The second condition lets SQLite see that the partial index job_stuck has them all.
