@@ -18,7 +18,7 @@ from typing import Protocol
 
 from outlast.core.blobref import BlobRef
 from outlast.core.envelope import Envelope
-from outlast.core.errors import Corrupt, Refused
+from outlast.core.errors import Corrupt, Refused, Unavailable, Unknown
 from outlast.core.ids import Ids
 
 MAX_BODY_BYTES = 1 << 30
@@ -35,6 +35,18 @@ class Store(Protocol):
     async def delete(self, name: str) -> None: ...
 
 
+class Copies(Protocol):
+    """Where a store has several copies: `core.replicas` does."""
+
+    def copies(self, name: str) -> list[AsyncIterator[bytes]]:
+        """Each copy alone, best first."""
+        ...
+
+    async def suspect(self, name: str) -> None:
+        """A copy was found wrong: have all of them looked at."""
+        ...
+
+
 RECENT_BODY_BYTES = 256 * 1024
 """Largest body remembered after it was put."""
 RECENT_BYTES = 16 * 1024 * 1024
@@ -45,8 +57,12 @@ class Blobs:
     """Bodies of all tenants in one store. Errors are those of the store, and Corrupt ``blob-corrupt``, ``blob-missing``,
     ``envelope-corrupt`` or ``root-key-unknown``."""
 
-    def __init__(self, store: Store, envelope: Envelope, ids: Ids) -> None:
+    def __init__(
+        self, store: Store, envelope: Envelope, ids: Ids, copies: Copies | None = None
+    ) -> None:
+        """``copies``: where to look when what ``store`` gave is wrong."""
         self._store = store
+        self._copies = copies
         self._envelope = envelope
         self._ids = ids
         self._recent = _Recent()
@@ -74,7 +90,40 @@ class Blobs:
     async def stream(self, tenant: str, ref: BlobRef) -> AsyncIterator[bytes]:
         """The body in pieces. Each is authentic, but only the iterator's end says that it is the whole body and
         the right one: whoever acts on it must have seen the end."""
-        sealed = self._store.get(ref.name)
+        given = 0
+        try:
+            async for piece in self._opened(tenant, ref, self._store.get(ref.name)):
+                given += len(piece)
+                yield piece
+        except Corrupt as error:
+            if self._copies is None:
+                raise
+            await self._copies.suspect(ref.name)
+            async for piece in self._from_another(tenant, ref, given, error):
+                yield piece
+
+    async def _from_another(
+        self, tenant: str, ref: BlobRef, given: int, error: Corrupt
+    ) -> AsyncIterator[bytes]:
+        """The body without its first ``given`` bytes, which were authentic, from any copy that has them."""
+        assert self._copies is not None
+        for sealed in self._copies.copies(ref.name):
+            at = 0
+            try:
+                async for piece in self._opened(tenant, ref, sealed):
+                    fresh = piece[max(0, given - at) :]
+                    at += len(piece)
+                    if fresh:
+                        given += len(fresh)
+                        yield fresh
+                return
+            except (Corrupt, Unavailable, Unknown):
+                continue
+        raise error
+
+    async def _opened(
+        self, tenant: str, ref: BlobRef, sealed: AsyncIterator[bytes]
+    ) -> AsyncIterator[bytes]:
         measured = _Measured(self._envelope.open_stream(sealed, tenant, ref.name), ref.size)
         try:
             async for piece in measured.stream():

@@ -70,6 +70,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     log: LogHead
     node: str = ""
     nodes: tuple[NodeView, ...] = ()
+    blob_stores: tuple[ProviderSnapshot, ...] = ()
+    """Where documents are kept, where that is more than a folder of this machine."""
+    copies_owed: int = 0
+    """Copies and deletions of documents that a store still has to take."""
 
 
 def status(
@@ -86,6 +90,8 @@ def status(
     log: LogHead | None = None,
     node: str = "",
     nodes: tuple[NodeView, ...] = (),
+    blob_stores: tuple[ProviderSnapshot, ...] = (),
+    copies_owed: int = 0,
 ) -> Status:
     """Put the page together."""
     current = mode or SiteMode()
@@ -108,6 +114,8 @@ def status(
         timestamps_owed=observed.timestamps_owed,
         disk_free_bytes=observed.disk_free_bytes,
         log=log or LogHead(),
+        blob_stores=blob_stores,
+        copies_owed=copies_owed,
         node=node,
         nodes=nodes,
     )

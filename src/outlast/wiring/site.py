@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from outlast import __version__
-from outlast.adapters.blob.filesystem import FilesystemBlobs
 from outlast.core.access import SITE_TENANT, Access, ApiKeyDecider, Authenticator
 from outlast.core.backpressure import Gate, GateConfig
 from outlast.core.blobs import Blobs
@@ -33,6 +32,7 @@ from outlast.core.log.logkey import LogKey
 from outlast.core.news import News
 from outlast.core.policy import ClassFact, Context, Entity, Facts, PolicySet, ProviderFact, SiteFact
 from outlast.core.publish import Publisher
+from outlast.core.replicas.model import CopiesDecider
 from outlast.core.routing.breaker import BreakerConfig
 from outlast.core.routing.health import ProviderConfig
 from outlast.core.routing.latency import DeadlineConfig
@@ -63,6 +63,7 @@ from outlast.signing.pdf.revision import Prepared
 from outlast.signing.sandbox import Bounds, PdfSandbox
 from outlast.signing.work import TIMESTAMP_OWED, kinds
 from outlast.signing.world import Subjects, World
+from outlast.wiring.blobs import BlobPart, OpenStores, are_shared, open_stores
 from outlast.wiring.config import Config, Pkcs11Provider, Provider, SoftwareProvider
 from outlast.wiring.embedded import (
     DEFAULT_ALGORITHM,
@@ -141,6 +142,7 @@ class Site:
     authenticator: Authenticator
     evidence: Evidence
     sandbox: PdfSandbox
+    blobs: BlobPart
     vitals: Vitals
     tracer: Tracer | None
     watchers: list[Callable[[WriteSet], None]] = field(default_factory=list)
@@ -174,6 +176,7 @@ def _deciders() -> Deciders:
             ProviderDecider(),
             JobKindDecider(),
             NodeDecider(),
+            CopiesDecider(),
             JournalDecider(),
         ]
     )
@@ -223,9 +226,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
             log.critical(
                 "the newest log entry is dated far ahead of this machine's clock: check it"
             )
-        blobs = FilesystemBlobs(data / "blobs", min_free_bytes=config.storage.min_free_mb << 19)
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
-        try:
+        with open_stores(config) as blobs:
             async with sandbox, tracing(config, clock, entropy) as tracer:
                 site = _assemble(
                     config,
@@ -250,8 +252,6 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
                     await site.committer.drain()
                 finally:
                     await _close_providers(site)
-        finally:
-            blobs.close()
 
 
 async def _close_providers(site: Site) -> None:
@@ -273,7 +273,7 @@ def _assemble(
     envelope: Envelope,
     log_key: LogKey,
     store: Store,
-    blobs: FilesystemBlobs,
+    stores: OpenStores,
     sandbox: PdfSandbox,
     tracer: Tracer | None,
     me: Me,
@@ -288,7 +288,9 @@ def _assemble(
 
     planner = Planner(deciders, HybridClock(clock), config.site.name)
     committer = Committer(store, planner, clock, on_commit)
-    bodies = Blobs(blobs, envelope, ids)
+    actor = f"site:{me.within(config.site.name)}"
+    blobs = BlobPart(config, stores, clock, committer, store, deciders, actor)
+    bodies = Blobs(blobs.store, envelope, ids, blobs.replicas)
     policy = load_policy(config)
     gate = Gate(GateConfig(max_backlog=config.work.max_backlog), clock)
     signers = build_signers(config)
@@ -323,7 +325,7 @@ def _assemble(
         regions=regions(config),
         signer_router=Router(clock, {name: _health(config.providers[name]) for name in signers}),
         authority_router=Router(clock, dict.fromkeys(authorities, AUTHORITY_HEALTH)),
-        actor=f"site:{me.within(config.site.name)}",
+        actor=actor,
         large=lambda: large,
         tracer=tracer,
     )
@@ -339,7 +341,7 @@ def _assemble(
         committer,
         store,
         clock,
-        kinds(world),
+        {**kinds(world), **blobs.kinds()},
         worker=f"{me.within(config.site.name)}/{me.process}",
         rng=system_random(),
         limits=RunnerLimits(concurrency=config.work.concurrency, lease_ms=config.work.lease_ms),
@@ -353,7 +355,7 @@ def _assemble(
         clock=clock,
         deciders=deciders,
         sessions=sessions,
-        shares_documents=bool(getattr(config, "blobs", None)),
+        shares_documents=are_shared(config),
     )
     switches = Switches(
         node=me.node if me.is_shared else "",
@@ -361,6 +363,7 @@ def _assemble(
         store=store,
         deciders=deciders,
         runner=runner,
+        others={name: router for router, stores in blobs.routers() for name in stores},
     )
     watch = Watch(
         name=config.site.name,
@@ -443,6 +446,7 @@ def _assemble(
             made_by=f"outlast {__version__}",
         ),
         sandbox=sandbox,
+        blobs=blobs,
         vitals=Vitals(config, store, deciders, clock),
         tracer=tracer,
         watchers=watchers,

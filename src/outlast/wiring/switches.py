@@ -11,7 +11,7 @@ that two nodes which see the world differently do not overrule each other for ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -46,8 +46,17 @@ class Switches:
     """The switches of one site, as this process knows them. ``node`` is empty where no other node shares the site."""
 
     def __init__(
-        self, *, node: str, world: World, store: Store, deciders: Deciders, runner: Runner
+        self,
+        *,
+        node: str,
+        world: World,
+        store: Store,
+        deciders: Deciders,
+        runner: Runner,
+        others: Mapping[str, Router] | None = None,
     ) -> None:
+        """``others``: what can be disabled beside signers and authorities, by name (blob stores)."""
+        self._others = others or {}
         self._world = world
         self._store = store
         self._deciders = deciders
@@ -205,7 +214,9 @@ class Switches:
     def _router_of(self, provider: str) -> Router | None:
         if provider in self._world.signers:
             return self._world.signer_router
-        return self._world.authority_router if provider in self._world.authorities else None
+        if provider in self._world.authorities:
+            return self._world.authority_router
+        return self._others.get(provider)
 
     def _check_provider(self, provider: str) -> None:
         if self._router_of(provider) is None:

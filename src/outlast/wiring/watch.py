@@ -30,9 +30,9 @@ from outlast.operations.model import mode as modes
 from outlast.operations.model import provider as providers
 from outlast.operations.model.mode import Limits, Observed, SiteMode
 from outlast.operations.views import LogHead, Status, Work, out_of_use, status
-from outlast.ports.blob import BlobStore
 from outlast.signing.model.request import SETTLE_JOB
 from outlast.signing.world import World
+from outlast.wiring.blobs import BlobPart
 from outlast.wiring.nodes import Nodes
 from outlast.wiring.switches import Switches
 
@@ -59,7 +59,7 @@ class Watch:
         version: str,
         world: World,
         store: Store,
-        blobs: BlobStore,
+        blobs: BlobPart,
         gate: Gate,
         publisher: Publisher,
         switches: Switches,
@@ -128,6 +128,9 @@ class Watch:
             ended = job.state in ("done", "dead", "parked")
             done += job.state == "done"
             change = -1 if ended else int(job.id in write.new_jobs)
+            if self._blobs.is_debt(job):
+                self._blobs.owed += change
+                continue
             self.backlog += change
             if job.kind == SETTLE_JOB:
                 self.owed += change
@@ -148,7 +151,7 @@ class Watch:
     async def recount(self) -> None:
         """Count what waits."""
         counts = await self._store.job_counts()
-        self.backlog = counts.ready + counts.leased
+        self.backlog = counts.ready + counts.leased - await self._blobs.recount()
         self.dead = counts.dead
         self.owed = await self._store.count_jobs(SETTLE_JOB)
         self.disk_free = await self._blobs.free_bytes()
@@ -163,7 +166,7 @@ class Watch:
         """What the rule for modes looks at."""
         world = self._world
         signers, authorities = world.signer_router.snapshot(), world.authority_router.snapshot()
-        ejected, disabled = out_of_use((*signers, *authorities))
+        ejected, disabled = out_of_use((*signers, *authorities, *self._blobs.snapshots()))
         remote = [s for s in signers if s.provider not in self._local] + list(authorities)
         out = {*ejected, *disabled}
         failure = self._publisher.failure
@@ -208,7 +211,8 @@ class Watch:
             await self._nodes.look()
         self._start_checks(group)
         world = self._world
-        for router in (world.signer_router, world.authority_router):
+        stores = [router for router, _ in self._blobs.routers()]
+        for router in (world.signer_router, world.authority_router, *stores):
             self._noticed.extend(router.changes())
         await self._record_noticed()
         assess = modes.AssessMode(
@@ -242,6 +246,7 @@ class Watch:
         sides: tuple[tuple[Router, Mapping[str, Any]], ...] = (
             (world.signer_router, world.signers),
             (world.authority_router, world.authorities),
+            *self._blobs.routers(),
         )
         for router, ports in sides:
             for name in router.checks_due():
@@ -264,6 +269,8 @@ class Watch:
             limits=self._limits,
             signers=world.signer_router.snapshot(),
             authorities=world.authority_router.snapshot(),
+            blob_stores=self._blobs.snapshots(),
+            copies_owed=max(0, self._blobs.owed),
             work=Work(
                 ready=counts.ready,
                 leased=counts.leased,

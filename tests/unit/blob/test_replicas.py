@@ -109,7 +109,8 @@ async def test_what_a_store_did_not_take_is_owed_before_the_answer() -> None:
     one, books = made(a=a, b=b)
     await one.put("x", pieces(body(10)))
     assert books.owed == {"x": ("b",)}
-    assert a.stored and not b.stored
+    assert a.stored
+    assert not b.stored
 
 
 async def test_without_a_debt_on_record_there_is_no_blob() -> None:
@@ -183,8 +184,11 @@ async def test_a_source_that_breaks_off_leaves_nothing_anywhere() -> None:
     for _ in range(5):
         with pytest.raises(Interrupted):
             await one.put("x", broken())
-    assert not a.stored and not b.stored and not books.owed
-    assert one.health.in_use("a") and one.health.in_use("b")
+    assert not a.stored
+    assert not b.stored
+    assert not books.owed
+    assert one.health.in_use("a")
+    assert one.health.in_use("b")
 
 
 async def test_reading_falls_back_when_a_copy_is_missing_or_wrong() -> None:
@@ -247,5 +251,6 @@ async def test_a_deletion_that_a_store_missed_is_owed() -> None:
     await one.put("x", pieces(body(10)))
     b.down = DOWN
     await one.delete("x")
-    assert not a.stored and b.stored
+    assert not a.stored
+    assert b.stored
     assert books.deletions == {"x": ("b",)}

@@ -6,7 +6,7 @@ first bytes): how long a large body takes to arrive is its sender's affair.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from outlast.core.clock import Clock
@@ -51,6 +51,10 @@ class StoreHealth:
         self.router = Router(clock, dict.fromkeys(routed, STORE_HEALTH))
         self._candidates = [Candidate(name) for name in routed]
         self._policy = RoutePolicy(preferred=routed)
+
+    def routed(self, stores: Mapping[str, T]) -> dict[str, T]:
+        """Stores by the names that the router knows them by."""
+        return {PREFIX + name: store for name, store in stores.items()}
 
     def order(self) -> tuple[str, ...]:
         """Stores to read from, best first; those out of use last: one of them may be the only one to have it."""
