@@ -62,11 +62,9 @@ class Ids:
         with self._lock:
             self._last = max(self._last + 1, self._clock.now_ms() << 12)
             stamp = self._last
-        tail = int.from_bytes(self._entropy(8), "big") >> 2
-        ms, rand_a = stamp >> 12, stamp & 0xFFF
-        value = (ms << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | tail
-        text = f"{value:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        tail = int.from_bytes(self._entropy(8), "big") >> 2 | 0b10 << 62
+        left = f"{stamp >> 28:08x}-{stamp >> 12 & 0xFFFF:04x}-7{stamp & 0xFFF:03x}"
+        return f"{left}-{tail >> 48:04x}-{tail & 0xFFFF_FFFF_FFFF:012x}"
 
 
 def is_uuid(text: str) -> bool:

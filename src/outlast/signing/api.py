@@ -408,10 +408,10 @@ class Signing:
                 f"class {ask.class_name!r} allows 1 to {document_class.max_signatures} signatures",
             )
         places = tuple(
-            Place(key=place.key or document_class.key, field=place.field)
-            for place in ask.signatures
+            [Place(key=p.key or document_class.key, field=p.field) for p in ask.signatures]
         )
-        for name in {place.key for place in places}:
+        names = {place.key for place in places} if len(places) > 1 else (places[0].key,)
+        for name in names:
             key = await self._world.key(tenant, name)
             if key.label == "disabled":
                 raise Refused(
@@ -469,11 +469,16 @@ def _check_bounds(document: documents.Document, document_class: DocumentClass) -
 
 
 def _check_texts(details: Details) -> None:
-    for field, text in zip(
-        Details.__struct_fields__, msgspec.structs.astuple(details), strict=True
-    ):
-        if len(text) > MAX_TEXT_CHARS:
-            raise Refused("field-too-long", f"{field} has more than {MAX_TEXT_CHARS} characters")
+    texts = msgspec.structs.astuple(details)
+    if max(map(len, texts)) > MAX_TEXT_CHARS:
+        field = next(
+            f
+            for f, t in zip(Details.__struct_fields__, texts, strict=True)
+            if len(t) > MAX_TEXT_CHARS
+        )
+        raise Refused("field-too-long", f"{field} has more than {MAX_TEXT_CHARS} characters")
+    if not (details.name or details.reason or details.location or details.contact):
+        return  # nothing that stands in the signature
     check_fields(
         SignatureFields(
             signing_time_ms=0,
