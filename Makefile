@@ -48,8 +48,13 @@ lock: ## pin the dependencies again, with hashes; UPGRADE=1 takes newer ones
 	@scripts/setup.sh dev
 	scripts/lock.sh
 
+observability: setup ## rules, dashboard and metrics reference, made again
+	$(BIN)/outlast slo rules deploy/observability/slo.toml -o deploy/observability/rules.yml
+	$(BIN)/outlast slo dashboard deploy/observability/slo.toml -o deploy/observability/dashboard.json
+	$(BIN)/python docs/reference/make_metrics.py
+
 clean: ## remove what was made here, the environment too
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo check test lint simulate bench format lock clean
+.PHONY: help setup demo check test lint simulate bench format lock observability clean

@@ -5,6 +5,7 @@
 #   openssl                         CMS, timestamps, certificates (openssl)
 #   pdfsig                          PDF signatures, by NSS        (poppler-utils)
 #   qpdf                            PDF structure                 (qpdf)
+#   promtool                        Prometheus' rules             (prometheus; no server of it is needed)
 #
 # As root with apt they are installed; otherwise the missing ones are named and the exit status is 1.
 set -eu
@@ -15,6 +16,7 @@ need softhsm2-util softhsm2
 need openssl openssl
 need pdfsig poppler-utils
 need qpdf qpdf
+need promtool prometheus
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -26,6 +28,6 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 fi
 printf 'The tests need these system packages:%s\n' "$missing" >&2
 printf 'Debian, Ubuntu:  sudo apt-get install%s\n' "$missing" >&2
-printf 'Fedora:          sudo dnf install softhsm openssl poppler-utils qpdf\n' >&2
-printf 'Arch:            sudo pacman -S softhsm openssl poppler qpdf\n' >&2
+printf 'Fedora:          sudo dnf install softhsm openssl poppler-utils qpdf golang-github-prometheus\n' >&2
+printf 'Arch:            sudo pacman -S softhsm openssl poppler qpdf prometheus\n' >&2
 exit 1

@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "log": Entry("log", "The log: show, prove, verify, fsck, append."),
     "policy": Entry("policy", "Check the policy set."),
     "config": Entry("config", "Check the configuration."),
+    "slo": Entry("slo", "Alert rules and a dashboard from service level objectives."),
     "signer": Entry("appliance", "Run a signing appliance."),
     "tsa": Entry("tsa", "Run a local timestamp authority, for tests and demos."),
     "demo": Entry("demo", "The main job on real documents while providers are killed."),
