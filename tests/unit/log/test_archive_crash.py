@@ -1,179 +1,68 @@
 """The archive when the process or the power goes, at every file operation of a log's growth.
 
 Whatever happens, a visible checkpoint is followed by a clean fsck, is no older than the last one acknowledged, and the
-log can be grown on from it.
+log can be grown on from it. The disk is `outlast.testing.powerloss`'s: of what was not synced, contents and names, any
+subset survives, in any order, torn at any sector. `make powerloss` looks at more subsets (POWERLOSS_SAMPLES) and at
+larger ones exhaustively (POWERLOSS_BITS).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from hashlib import sha256
-from itertools import count
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from outlast.core.errors import Corrupt, Refused, Unavailable
+from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable
+from outlast.core.log import archive as archive_module
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.files import DiskFiles, Files
 from outlast.core.log.fsck import verify_log
 from outlast.core.log.logkey import LogKey
 from outlast.core.log.merkle import EMPTY_ROOT
+from outlast.testing.powerloss import (
+    Cut,
+    Fault,
+    MemoryFiles,
+    PowerCutError,
+    Recorder,
+    Step,
+    cuts,
+    noted,
+)
 
 Entries = Callable[[int, int], list[bytes]]
 Publish = Callable[[TileArchive, int], bytes]
 
 SIZES = (3, 200, 256, 530, 531)
 """Published sizes: within a tile, filling one exactly, over several, by one."""
-
 FINAL_SIZE = 700
+DISK = Path("/disk")
+LOG = DISK / "log"
+SAMPLES = int(os.environ.get("POWERLOSS_SAMPLES", "1"))
+BITS = int(os.environ.get("POWERLOSS_BITS", "7"))
+SEED = int(os.environ.get("POWERLOSS_SEED", "4"))
 
 
-class PowerCutError(BaseException):
-    """The machine stops here. Not an Exception: nothing may catch it and go on."""
+def grow(files: MemoryFiles, publish: Publish, sizes: Sequence[int] = SIZES) -> list[Step]:
+    """Publish these sizes, each acknowledged with a note; the steps."""
+    archive = TileArchive(LOG, files)
+    for size in sizes:
+        publish(archive, size)
+        files.recorder.note(str(size))
+    return files.recorder.steps
 
 
-class FailingFiles(DiskFiles):
-    """Real files that stop at mutation number ``at``, before it or after it."""
-
-    def __init__(self, at: int | None = None, after: bool = False) -> None:
-        self.at = at
-        self.after = after
-        self.count = 0
-
-    def _step(self, act: Callable[[], None]) -> None:
-        here = self.count == self.at
-        self.count += 1
-        if here and not self.after:
-            raise PowerCutError
-        act()
-        if here:
-            raise PowerCutError
-
-    def make_directory(self, path: Path) -> None:
-        self._step(lambda: super(FailingFiles, self).make_directory(path))
-
-    def write(self, path: Path, data: bytes) -> None:
-        if self.count == self.at and self.after:
-            data = data[: len(data) // 2]  # a kill in the middle of writing
-        self._step(lambda: super(FailingFiles, self).write(path, data))
-
-    def sync(self, path: Path) -> None:
-        self._step(lambda: super(FailingFiles, self).sync(path))
-
-    def rename(self, source: Path, target: Path) -> None:
-        self._step(lambda: super(FailingFiles, self).rename(source, target))
-
-    def remove_tree(self, path: Path) -> None:
-        self._step(lambda: super(FailingFiles, self).remove_tree(path))
-
-
-class _Content:
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.synced = b""
-
-
-class VolatileFiles:
-    """Files in memory that know what a power loss may take: unsynced contents and unsynced names.
-
-    Stops at mutation number ``at``. ``power_loss`` gives what is on the disk afterwards: for each name and each
-    content that was not synced, ``keep()`` says whether it happened to be written all the same.
-    """
-
-    def __init__(self, at: int | None = None) -> None:
-        self.at = at
-        self.count = 0
-        self.names: dict[Path, _Content | None] = {Path("/"): None, Path("/disk"): None}
-        self.durable = dict(self.names)
-
-    def _step(self) -> None:
-        self.count += 1
-        if self.count - 1 == self.at:
-            raise PowerCutError
-
-    def make_directory(self, path: Path) -> None:
-        self._step()
-        for one in (*reversed(path.parents), path):
-            self.names.setdefault(one, None)
-
-    def write(self, path: Path, data: bytes) -> None:
-        self._step()
-        content = self.names.setdefault(path, _Content(b""))
-        assert content is not None
-        content.data = data
-
-    def sync(self, path: Path) -> None:
-        self._step()
-        content = self.names[path]
-        if content is not None:
-            content.synced = content.data
-            return
-        for name in {**self.durable, **self.names}:
-            if name.parent == path and name != path:
-                if name in self.names:
-                    self.durable[name] = self.names[name]
-                else:
-                    del self.durable[name]
-
-    def rename(self, source: Path, target: Path) -> None:
-        self._step()
-        assert target.parent in self.names
-        self.names[target] = self.names.pop(source)
-
-    def remove_tree(self, path: Path) -> None:
-        self._step()
-        for name in [one for one in self.names if one.is_relative_to(path)]:
-            del self.names[name]
-
-    def read(self, path: Path, limit: int) -> bytes | None:
-        content = self.names.get(path)
-        return None if content is None else content.data[:limit]
-
-    def power_loss(self, keep: Callable[[], bool]) -> VolatileFiles:
-        survivors = VolatileFiles()
-        for name in sorted({**self.durable, **self.names}):
-            before, now = name in self.durable, name in self.names
-            if name.parent not in survivors.names:
-                continue
-            if before != now and not keep():
-                continue
-            which = self.names if now and (not before or keep()) else self.durable
-            content = which.get(name)
-            if content is not None:
-                kept = content.data if content.synced == content.data or keep() else content.synced
-                content = _Content(kept)
-                content.synced = kept
-            survivors.names[name] = survivors.durable[name] = content
-        return survivors
-
-
-def losing_all() -> bool:
-    """Nothing unsynced was written."""
-    return False
-
-
-def keeping_all() -> bool:
-    """Everything happened to be written."""
-    return True
-
-
-def losing_some(seed: int) -> Callable[[], bool]:
-    """Some of it was written."""
-    numbers = count()
-    return lambda: sha256(b"%d/%d" % (seed, next(numbers))).digest()[0] < 128
-
-
-def run(archive: TileArchive, publish: Publish) -> int:
-    """Publish SIZES until the files stop; returns the last size acknowledged."""
-    done = 0
+def fault_after(cut: Cut, steps: Sequence[Step], key: LogKey, publish: Publish) -> str:
+    """What is wrong after a cut; nothing, and the log has been grown to FINAL_SIZE."""
+    files = MemoryFiles(DISK, cut.tree)
+    done = max([int(size) for size in noted(steps, cut.point)], default=0)
     try:
-        for size in SIZES:
-            publish(archive, size)
-            done = size
-    except PowerCutError:
-        pass
-    return done
+        check_and_go_on(files, LOG, done, key, publish)
+    except (AssertionError, OutlastError) as error:
+        return f"after {cut.point} steps: {error}"
+    return ""
 
 
 def check_and_go_on(
@@ -192,22 +81,179 @@ def check_and_go_on(
     assert [*archive.entries(0, 5)]
 
 
-def steps(publish: Publish) -> int:
-    """How many file operations the whole run has."""
-    files = VolatileFiles()
-    run(TileArchive(Path("/disk/log"), files), publish)
-    return files.count
+def faults(
+    steps: Sequence[Step], key: LogKey, publish: Publish, samples: int = SAMPLES, bits: int = 4
+) -> Iterator[str]:
+    """What is wrong, cut by cut."""
+    for cut in cuts(steps, samples, SEED, exhaustive_bits=bits):
+        if wrong := fault_after(cut, steps, key, publish):
+            yield wrong
 
 
-@pytest.mark.parametrize("keep", ["none", "all", "some"])
-def test_power_loss_at_every_operation(keep: str, key: LogKey, publish: Publish) -> None:
-    """After a power loss that takes none, all or some of what was not synced, the log is whole and goes on."""
-    for at in range(steps(publish)):
-        files = VolatileFiles(at)
-        done = run(TileArchive(Path("/disk/log"), files), publish)
-        choose = {"none": losing_all, "all": keeping_all, "some": losing_some(at)}[keep]
-        survivors = files.power_loss(choose)
-        check_and_go_on(survivors, Path("/disk/log"), done, key, publish)
+@pytest.mark.slow
+def test_power_cut_at_every_step(key: LogKey, publish: Publish) -> None:
+    """Writes, names and syncs of a log's growth, cut anywhere, unsynced ones reordered and torn: the log is whole."""
+    steps = grow(MemoryFiles(DISK), publish)
+    assert [*faults(steps, key, publish)] == []
+
+
+@pytest.mark.slow
+def test_every_subset_of_what_was_not_synced(key: LogKey, publish: Publish) -> None:
+    """The first two checkpoints, and one that fills a tile: not drawn subsets but all of them, to 2^BITS a point."""
+    for sizes in ((1, 2), (255, 256)):
+        steps = grow(MemoryFiles(DISK), publish, sizes)
+        assert [*faults(steps, key, publish, samples=0, bits=BITS)] == []
+
+
+def of_tiles(name: str) -> bool:
+    """A tile's content is synced under its staging name, a number."""
+    return name.startswith("log/.staging/") and name[-1].isdigit()
+
+
+FORGOTTEN: dict[str, Callable[[Step], bool]] = {
+    "a tile's content": lambda step: step.kind == "sync" and of_tiles(step.name),
+    "the checkpoint's content": lambda step: (
+        (step.kind, step.name) == ("sync", "log/.staging/checkpoint")
+    ),
+    "a tile's name": lambda step: (
+        step.kind == "sync-directory" and step.name.startswith("log/tile/0/")
+    ),
+    "a new directory's name": lambda step: (step.kind, step.name) == ("sync-directory", "log/tile"),
+    "the checkpoint's name": lambda step: (step.kind, step.name) == ("sync-directory", "log"),
+    "the log's own name": lambda step: (step.kind, step.name) == ("sync-directory", "."),
+}
+
+
+@pytest.mark.parametrize("what", FORGOTTEN)
+def test_a_forgotten_sync_is_found(what: str, key: LogKey, publish: Publish) -> None:
+    """Planted: one sync of each kind is left out."""
+    steps = grow(MemoryFiles(DISK, recorder=Recorder(deaf=FORGOTTEN[what])), publish)
+    assert next(faults(steps, key, publish, samples=4), None)
+
+
+class NamesFirst(MemoryFiles):
+    """Planted: a file gets its final name before its content is synced."""
+
+    def write_durably(self, files: Sequence[tuple[Path, bytes]]) -> None:
+        """Writes only."""
+        for path, data in files:
+            self._write(self._name(path), data)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """And then syncs."""
+        super().rename(source, target)
+        self._sync(Step("sync", self._name(target)))
+
+
+def test_a_name_before_its_content_is_found(key: LogKey, publish: Publish) -> None:
+    """Planted: rename, then sync."""
+    steps = grow(NamesFirst(DISK), publish)
+    assert next(faults(steps, key, publish, samples=4), None)
+
+
+def test_a_checkpoint_before_its_tiles_is_found(
+    key: LogKey, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the checkpoint is put in place before the tiles' names are synced."""
+    writing = archive_module._Writing
+    make_durable, replace = writing.make_names_durable, writing.replace_checkpoint
+
+    def too_early(self: archive_module._Writing, checkpoint: bytes) -> None:
+        replace(self, checkpoint)
+        make_durable(self)
+
+    with monkeypatch.context() as planted:
+        planted.setattr(writing, "make_names_durable", lambda self: None)
+        planted.setattr(writing, "replace_checkpoint", too_early)
+        steps = grow(MemoryFiles(DISK), publish)
+    assert next(faults(steps, key, publish, samples=4), None)
+
+
+def test_an_announcement_before_the_sync_is_found(key: LogKey, publish: Publish) -> None:
+    """Planted: the size is noted when the publication begins."""
+    files = MemoryFiles(DISK)
+    archive = TileArchive(LOG, files)
+    for size in SIZES:
+        files.recorder.note(str(size))
+        publish(archive, size)
+    assert next(faults(files.recorder.steps, key, publish, samples=0), None)
+
+
+def count_steps(publish: Publish, hits: str) -> int:
+    """How many writes or syncs the whole run has."""
+    files = MemoryFiles(DISK)
+    grow(files, publish)
+    return files.recorder.count("write" if hits == "write" else "sync")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hits", ["write", "sync"])
+def test_a_disk_that_says_no(hits: str, key: LogKey, publish: Publish) -> None:
+    """Each write or sync fails once, a write half done: after another try the log is whole, also after a cut."""
+    for at in range(count_steps(publish, hits)):
+        fault = Fault(at, "write" if hits == "write" else "sync", half=True)
+        files = MemoryFiles(DISK, recorder=Recorder(fault))
+        archive = TileArchive(LOG, files)
+        for size in SIZES:
+            try:
+                publish(archive, size)
+            except Unavailable:  # a full disk: the same archive tries again
+                publish(archive, size)
+            except Corrupt:  # a failed sync: another process does
+                archive = TileArchive(LOG, files)
+                publish(archive, size)
+            files.recorder.note(str(size))
+        steps = files.recorder.steps
+        last = {len(steps), len(steps) * 2 // 3}
+        for cut in cuts(steps, 1, SEED, last.__contains__):
+            assert not fault_after(cut, steps, key, publish)
+
+
+class FailingFiles(DiskFiles):
+    """Real files that stop at mutation number ``at``, before it or in the middle of it."""
+
+    def __init__(self, at: int | None = None, after: bool = False) -> None:
+        self.at = at
+        self.after = after
+        self.count = 0
+
+    def _step(self, act: Callable[[], None]) -> None:
+        here = self.count == self.at
+        self.count += 1
+        if here and not self.after:
+            raise PowerCutError
+        act()
+        if here:
+            raise PowerCutError
+
+    def make_directory(self, path: Path) -> None:
+        self._step(lambda: super(FailingFiles, self).make_directory(path))
+
+    def write_durably(self, files: Sequence[tuple[Path, bytes]]) -> None:
+        if self.count == self.at and self.after:  # a kill in the middle of writing
+            files = [(path, data[: len(data) // 2]) for path, data in files[: len(files) // 2 + 1]]
+        self._step(lambda: super(FailingFiles, self).write_durably(files))
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step(lambda: super(FailingFiles, self).rename(source, target))
+
+    def sync_directories(self, paths: Sequence[Path]) -> None:
+        self._step(lambda: super(FailingFiles, self).sync_directories(paths))
+
+    def remove_tree(self, path: Path) -> None:
+        self._step(lambda: super(FailingFiles, self).remove_tree(path))
+
+
+def killed_run(archive: TileArchive, publish: Publish) -> int:
+    """Publish SIZES until the files stop; returns the last size acknowledged."""
+    done = 0
+    try:
+        for size in SIZES:
+            publish(archive, size)
+            done = size
+    except PowerCutError:
+        pass
+    return done
 
 
 @pytest.mark.slow
@@ -217,28 +263,11 @@ def test_kill_at_every_operation_on_a_real_disk(
 ) -> None:
     """A process killed before or in the middle of any file operation leaves a log that can be read and grown."""
     counter = FailingFiles()
-    run(TileArchive(tmp_path / "count", counter), publish)
+    killed_run(TileArchive(tmp_path / "count", counter), publish)
     for at in range(counter.count):
         directory = tmp_path / str(at)
-        done = run(TileArchive(directory, FailingFiles(at, after)), publish)
+        done = killed_run(TileArchive(directory, FailingFiles(at, after)), publish)
         check_and_go_on(DiskFiles(), directory, done, key, publish)
-
-
-def test_a_checkpoint_without_its_syncs_would_be_caught(key: LogKey, publish: Publish) -> None:
-    """The power-loss files do lose things: without syncs a published log does not survive."""
-
-    class Unsynced(VolatileFiles):
-        def sync(self, path: Path) -> None:
-            if path.name == "checkpoint" or path == Path("/disk/log"):
-                super().sync(path)
-
-    files = Unsynced()
-    files.make_directory(Path("/disk/log"))
-    files.durable[Path("/disk/log")] = None
-    publish(TileArchive(Path("/disk/log"), files), 300)
-    survivor = TileArchive(Path("/disk/log"), files.power_loss(losing_all))
-    assert survivor.size == 300
-    assert not verify_log(survivor, key.verifiers).ok
 
 
 class SickFiles(DiskFiles):
@@ -248,16 +277,16 @@ class SickFiles(DiskFiles):
         self.operation = operation
         self.error = error
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write_durably(self, files: Sequence[tuple[Path, bytes]]) -> None:
         if self.operation == "write":
-            super().write(path, data[:1])
+            super().write_durably([(path, data[:1]) for path, data in files[:1]])
             raise self.error
-        super().write(path, data)
+        super().write_durably(files)
 
-    def sync(self, path: Path) -> None:
+    def sync_directories(self, paths: Sequence[Path]) -> None:
         if self.operation == "sync":
             raise self.error
-        super().sync(path)
+        super().sync_directories(paths)
 
 
 @pytest.mark.parametrize("operation", ["write", "sync"])
@@ -270,7 +299,7 @@ def test_the_same_archive_goes_on_after_an_error(
     publish(archive, 300)
     files.operation = operation
     with pytest.raises(Unavailable):
-        archive.grow(300, entries(300, 600))
+        publish(archive, 600)
     assert archive.size == 300
     assert verify_log(tmp_path, key.verifiers).ok
     files.operation = ""
@@ -283,7 +312,7 @@ def test_system_errors_become_ours(tmp_path: Path) -> None:
     files = DiskFiles()
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(Unavailable) as caught:
-        files.write(tmp_path / "file" / "below", b"")
+        files.write_durably([(tmp_path / "file" / "below", b"")])
     assert caught.value.code == "archive-io"
     with pytest.raises(Unavailable):
         files.rename(tmp_path / "missing", tmp_path / "there")
@@ -292,7 +321,7 @@ def test_system_errors_become_ours(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         files.read(tmp_path, 1)
     with pytest.raises(Corrupt) as failed:
-        files.sync(tmp_path / "missing")
+        files.write_durably([(Path("/dev/null"), b""), (tmp_path / "file" / "below", b"")])
     assert failed.value.code == "archive-sync"
     files.remove_tree(tmp_path / "missing")
 

@@ -195,7 +195,7 @@ class TileArchive:
             )
         # if the power goes here, the old checkpoint stands and the new tiles are there or not: grow again
         self._writing.make_names_durable()
-        self._writing.replace_checkpoint(checkpoint, is_first=before is None)
+        self._writing.replace_checkpoint(checkpoint)
         # from here on the new checkpoint stands; superseded partial tiles that stay do no harm
         self._writing.drop_partials(0 if before is None else before.size, body.size)
 
@@ -275,7 +275,7 @@ class _Writing:
         """A name in ``directory`` is new; so may be its own, up to the first that is known to be durable."""
         while directory not in self._unsynced:
             self._unsynced.add(directory)
-            if directory in self._durable or directory == self._directory:
+            if directory in self._durable or directory == self._directory.parent:
                 return
             directory = directory.parent
 
@@ -301,22 +301,23 @@ class _Writing:
 
     def make_names_durable(self) -> None:
         """From here on every tile that was written survives the power's loss."""
-        self._files.sync_directories(sorted(self._unsynced, reverse=True))
+        self._clean_staging()
+        if self._directory not in self._durable:
+            self._note_name_in(self._directory)  # it may be as new as its first tile
+        self._files.sync_directories(sorted(self._unsynced))
         self._durable |= self._unsynced
         self._unsynced.clear()
         if len(self._durable) > KNOWN_DIRECTORIES:
             self._durable.clear()
 
-    def replace_checkpoint(self, checkpoint: bytes, *, is_first: bool) -> None:
-        """Make it the visible one, durably; ``is_first``: the directory itself may be new."""
+    def replace_checkpoint(self, checkpoint: bytes) -> None:
+        """Make it the visible one, durably."""
         try:
             self._clean_staging()
             staged = self._staging / "checkpoint"
             self._files.write_durably([(staged, checkpoint)])
             self._files.rename(staged, self._directory / "checkpoint")
             self._files.sync_directories([self._directory])
-            if is_first:
-                self._files.sync_directories([self._directory.parent])
         except BaseException:
             self.start_over()
             raise

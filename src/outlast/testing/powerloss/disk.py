@@ -16,7 +16,7 @@ SECTORS_BYTES = (512, 4096)
 """Sizes of what is written whole: of old disks, and of flash and new ones."""
 
 EXHAUSTIVE_BITS = 4
-"""Up to so many unsynced things at a point, all their subsets are looked at; beyond, some."""
+"""Up to so many unsynced things at a point, all their subsets are looked at unless told otherwise; beyond, some."""
 
 Tree = dict[str, bytes | None]
 """Files by name, with their bytes; directories with None."""
@@ -198,19 +198,24 @@ class VolatileDisk:
 
 
 def cuts(
-    steps: Sequence[Step], samples: int, seed: int, points: Callable[[int], bool] = lambda _: True
+    steps: Sequence[Step],
+    samples: int,
+    seed: int,
+    points: Callable[[int], bool] = lambda _: True,
+    exhaustive_bits: int = EXHAUSTIVE_BITS,
 ) -> Iterator[Cut]:
     """What may be found after a cut at each point, each different one once.
 
-    None and all of the unsynced always; every subset where there are at most EXHAUSTIVE_BITS of them; and ``samples``
-    that are drawn, torn ones among them. Notes are steps too: the point after a note differs from the one before it.
+    None and all of the unsynced always; every subset where there are at most ``exhaustive_bits`` of them; and
+    ``samples`` that are drawn, torn ones among them. Notes are steps too: the point after a note differs from the one
+    before it.
     """
     disk, rng = VolatileDisk(), Random(seed)
     seen: set[tuple[bytes, int]] = set()
     notes = 0
     for point in range(len(steps) + 1):
         if points(point):
-            for tree in _survivors(disk, samples, rng):
+            for tree in _survivors(disk, samples, rng, exhaustive_bits):
                 known = (_digest(tree), notes)
                 if known not in seen:
                     seen.add(known)
@@ -220,9 +225,11 @@ def cuts(
             disk.do(steps[point])
 
 
-def _survivors(disk: VolatileDisk, samples: int, rng: Random) -> Iterator[Tree]:
+def _survivors(
+    disk: VolatileDisk, samples: int, rng: Random, exhaustive_bits: int
+) -> Iterator[Tree]:
     bits = disk.unsynced()
-    masks = range(1 << bits) if bits <= EXHAUSTIVE_BITS else (0, (1 << bits) - 1)
+    masks = range(1 << bits) if bits <= exhaustive_bits else (0, (1 << bits) - 1)
     for mask in masks:
         yield disk.found(_Mask(mask))
     if bits:
