@@ -1,4 +1,4 @@
-"""Whoever asks the simulated site: clients that repeat themselves, people who withdraw, approve and replay.
+"""Whoever sends the simulated site its work: clients that repeat themselves, approve, and change their minds.
 
 A client sends one request under one idempotency key until it has an answer, to whichever node is up, and may send
 it again although it had one. As the API does, each try carries a fresh request id: only the key makes it the same.
@@ -11,14 +11,9 @@ from typing import Any
 import msgspec
 
 from outlast.core.blobref import BlobRef
-from outlast.core.commit import Finish, Idempotency, Receipt, Submission
+from outlast.core.commit import Idempotency, Receipt, Submission
 from outlast.core.decider import Command
-from outlast.core.errors import OutlastError, Refused, Unknown
-from outlast.core.store.port import JobRow
-from outlast.core.work.job import KIND as JOB_HISTORY
-from outlast.core.work.job import MoveJob
-from outlast.signing.model.key import KIND as KEY
-from outlast.signing.model.key import EnrolKey
+from outlast.core.errors import OutlastError, Refused, Unavailable, Unknown
 from outlast.signing.model.request import (
     KIND,
     ApproveRequest,
@@ -26,15 +21,14 @@ from outlast.signing.model.request import (
     Place,
     RequestSignature,
 )
-from outlast.testing.simulation.engine import Asked, Simulation, Sleep
-from outlast.testing.simulation.node import Answer, Node, Site
-from outlast.testing.simulation.parts import GENERATIONS, binding_of
+from outlast.testing.simulation.door import Answer
+from outlast.testing.simulation.engine import Asked, Reply, Simulation, Sleep
+from outlast.testing.simulation.node import Node
+from outlast.testing.simulation.site import Site
 
 TENANTS = ("t1", "t2")
 CLIENT_PATIENCE_MS = 3_000
 """How long a client waits for an answer before it takes it for lost."""
-OPERATOR_ROUND_MS = 2_000
-"""How often a person looks for dead letters once the trouble is over."""
 
 
 class Plea(msgspec.Struct):
@@ -53,14 +47,13 @@ class Plea(msgspec.Struct):
 
 
 class Crowd:
-    """All clients of a seed, and the people around them."""
+    """All clients of a seed, and the way from whoever asks to a node and back."""
 
     def __init__(self, site: Site, nodes: list[Node], pleas: list[Plea]) -> None:
         self._site = site
         self._sim: Simulation = site.sim
         self._nodes = nodes
         self.pleas = pleas
-        self._generations: dict[tuple[str, str, str], int] = {}
 
     def start(self) -> None:
         """Let everybody come when they come."""
@@ -75,19 +68,19 @@ class Crowd:
     # -- clients ----------------------------------------------------------------------------------
 
     async def _client(self, plea: Plea) -> None:
-        checks, sim = self._site.checks, self._sim
+        checks, faults, sim = self._site.checks, self._site.faults, self._sim
         await self._until_answered(plea)
         assert plea.receipt is not None
-        while not self._site.healed and sim.chance(self._site.swarm.repeats):
+        while faults.fires("client repeats itself"):
             await Sleep(sim, sim.between(1, 4_000))
             await self._until_answered(plea)
-        if sim.chance(self._site.swarm.repeats):
+        if faults.fires("client repeats itself"):
             await self._other_body(plea)
         if self._site.classes[plea.class_name].manual_approval:
             await Sleep(sim, sim.between(1, 2_000))
             await self._insist(plea, ApproveRequest(at_ms=0, by="bob"))
-            checks.sometimes("request approved")
-        if sim.chance(self._site.swarm.cancels):
+            checks.reachable("request approved")
+        if faults.fires("client changes its mind"):
             await Sleep(sim, sim.between(1, 1_500))
             await self._withdraw(plea)
         plea.finished = True
@@ -98,12 +91,12 @@ class Crowd:
         while True:
             plea.tries += 1
             try:
-                receipt: Receipt = await self._call(self._ask(plea, plea.key.encode()))
+                receipt: Receipt = await self.call(self._ask(plea, plea.key.encode()))
             except OutlastError as error:
                 # nothing but trouble may turn a good request away
                 checks.always(not isinstance(error, Refused), f"{plea.key} refused: {error}")
                 if isinstance(error, Unknown):
-                    checks.sometimes("answer lost, retried with its key")
+                    checks.reachable("answer lost, retried with its key")
                 await Sleep(self._sim, self._sim.between(10, 800))
                 continue
             self._answered(plea, receipt)
@@ -113,7 +106,7 @@ class Crowd:
         checks = self._site.checks
         plain = msgspec.structs.replace(receipt, replayed=False)
         if receipt.replayed:
-            checks.sometimes("answer replayed")
+            checks.reachable("answer replayed")
         self._sim.note(f"client {plea.key} has its answer: {receipt.stream} at {receipt.index}")
         if plea.receipt is None:
             plea.receipt = plain
@@ -126,10 +119,10 @@ class Crowd:
     async def _other_body(self, plea: Plea) -> None:
         while True:
             try:
-                await self._call(self._ask(plea, b"another body"))
+                await self.call(self._ask(plea, b"another body"))
             except Refused as error:
                 self._site.checks.always(error.code == "idempotency-key-reused", str(error))
-                self._site.checks.sometimes("key reused with another body")
+                self._site.checks.reachable("key reused with another body")
                 return
             except OutlastError:
                 await Sleep(self._sim, self._sim.between(10, 800))
@@ -154,8 +147,6 @@ class Crowd:
             plea, f"{plea.key}-{plea.tries}", command, Idempotency(plea.key, body)
         )
 
-    # -- people -----------------------------------------------------------------------------------
-
     async def _withdraw(self, plea: Plea) -> None:
         try:
             await self._insist(plea, CancelRequest(at_ms=0, reason="changed my mind"))
@@ -163,63 +154,12 @@ class Crowd:
             self._site.checks.always(error.code == "too-late", str(error))
             return
         plea.cancelled = True
-        self._site.checks.sometimes("request cancelled")
+        self._site.checks.reachable("request cancelled")
 
     async def _insist(self, plea: Plea, command: Command) -> None:
         """Until it is answered; Refused is an answer."""
         assert plea.receipt is not None
-        while True:
-            try:
-                await self._call(self._submission(plea, plea.receipt.stream, command, None))
-                return
-            except Refused:
-                raise
-            except OutlastError:
-                await Sleep(self._sim, self._sim.between(10, 800))
-
-    async def rotate(self, tenant: str, name: str, provider: str) -> None:
-        """Enrol a provider's next key and certificate, while signing goes on."""
-        generation = self._generations.get((tenant, name, provider), 0) + 1
-        if generation == GENERATIONS:
-            return
-        self._generations[tenant, name, provider] = generation
-        enrol = EnrolKey(at_ms=0, binding=binding_of(provider, name, generation))
-        while True:
-            try:
-                await self._call(
-                    Submission(
-                        tenant=tenant, actor="operator", kind=KEY, stream=name, command=enrol
-                    )
-                )
-                return
-            except OutlastError:
-                await Sleep(self._sim, self._sim.between(10, 800))
-
-    async def operator(self) -> None:
-        """Once all is well again: replay every dead letter, until there are none."""
-        while True:
-            await Sleep(self._sim, OPERATOR_ROUND_MS)
-            for job in list(self._site.store.disk.jobs.values()):
-                if job.state == "dead":
-                    try:
-                        await self._replay(job)
-                    except OutlastError as error:
-                        self._sim.note(f"operator, job {job.id}: {error.code}; once more later")
-
-    async def _replay(self, job: JobRow) -> None:
-        command = MoveJob(at_ms=0, kind=job.kind, action="replay", reason="all is well again")
-        ready = Finish(job=job.id, lease=job.lease, expect="dead", state="ready")
-        await self._call(
-            Submission(
-                tenant=job.tenant,
-                actor="operator",
-                kind=JOB_HISTORY,
-                stream=str(job.id),
-                command=command,
-                finish=ready,
-            )
-        )
-        self._site.checks.sometimes("job replayed by hand")
+        await self.insist(self._submission(plea, plea.receipt.stream, command, None))
 
     # -- the way there and back -------------------------------------------------------------------
 
@@ -235,24 +175,49 @@ class Crowd:
             idempotency=idempotency,
         )
 
-    async def _call(self, submission: Submission) -> Any:
+    async def insist(self, submission: Submission) -> None:
+        """Until it is answered; Refused is an answer."""
+        while True:
+            try:
+                await self.call(submission)
+                return
+            except Refused:
+                raise
+            except OutlastError:
+                await Sleep(self._sim, self._sim.between(10, 800))
+
+    async def call(self, submission: Submission) -> Any:
         """To a node that is up, or after a while Unknown: the answer may be lost, or never have been made."""
         sim = self._sim
-        up = [node for node in self._nodes if node.up]
+        up = [node for node in self._nodes if node.serving]
+        self._site.checks.sometimes(not up, "every node is down at once")
         if not up:
             await Sleep(sim, 300)
             raise Unknown("no-connection", "nobody is there")
         node = sim.rng.choice(up)
         command = msgspec.structs.replace(submission.command, at_ms=node.clock.now_ms())
         submission = msgspec.structs.replace(submission, command=command)
-        lost = not self._site.healed and sim.chance(self._site.swarm.answer_lost)
+        lost = self._site.faults.fires("answer lost on the way")
 
-        def ask(answer: Answer) -> None:
+        def ask(reply: Reply) -> None:
             def arrives(value: Any, error: BaseException | None) -> None:
                 if not lost:
-                    sim.after(sim.between(0, 2), answer, value, error)
+                    sim.after(sim.between(0, 2), reply, value, error)
 
-            sim.after(sim.between(0, 2), node.enqueue, submission, arrives, of=node)
-            sim.after(CLIENT_PATIENCE_MS, answer, None, Unknown("answer-lost", "no answer in time"))
+            sim.after(sim.between(0, 2), self._let_in, node, submission, arrives, of=node)
+            sim.after(CLIENT_PATIENCE_MS, reply, None, Unknown("answer-lost", "no answer in time"))
 
         return await Asked(ask)
+
+    def _let_in(self, node: Node, submission: Submission, answer: Answer) -> None:
+        """At the node's door: new work is not always taken."""
+        refused = None
+        if isinstance(submission.command, RequestSignature):
+            refused = node.eyes.refusal()
+        elif self._site.away:
+            refused = Unavailable("read-only", "who restored a store lets nobody in meanwhile")
+        if refused is not None:
+            self._site.checks.reachable("new work refused while read-only")
+            answer(None, refused)
+            return
+        node.ask(submission, answer)

@@ -31,6 +31,18 @@ class Life(Protocol):
     life: int
     stalled_until_ms: float
 
+    def struck(self) -> int:
+        """It dies instead of its event; returns how many events from now one dies again, 0: none."""
+        ...
+
+    def struck_down(self) -> None:
+        """It dies."""
+        ...
+
+    def stall(self, for_ms: float) -> None:
+        """Nothing of it goes on for so long; the rest of the world does."""
+        ...
+
 
 class Stuck(AssertionError):
     """MAX_EVENTS happened and the simulation still goes on."""
@@ -43,10 +55,12 @@ Event = tuple[float, float, int, Life | None, int, Callable[..., None], tuple[An
 class Simulation:
     """The heap, the time and the trace of one seed. ``now_ms`` is simulated time since the start."""
 
-    def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
+    def __init__(self, seed: str, *, keep_trace: bool = False) -> None:
         self.rng = Random(seed)
         self.now_ms = 0.0
         self.events = 0
+        self.strike_in = 0
+        """So many events of nodes from now, that event's node dies instead; 0: none does."""
         self.trace: list[str] | None = [] if keep_trace else None
         self._heap: list[Event] = []
         self._serial = 0
@@ -71,7 +85,7 @@ class Simulation:
     ) -> None:
         """Do it ``delay_ms`` from now, unless the life it belongs to has ended by then."""
         self._serial += 1
-        at_ms = self.now_ms + max(0.0, delay_ms)
+        at_ms = self.now_ms + delay_ms if delay_ms > 0.0 else self.now_ms
         life = 0 if of is None else of.life
         heapq.heappush(self._heap, (at_ms, at_ms, self._serial, of, life, action, args))
 
@@ -79,7 +93,8 @@ class Simulation:
         """Let events happen until the condition holds (asked after each) or there are none."""
         while self._heap and not until():
             at_ms, due_ms, serial, owner, life, action, args = heapq.heappop(self._heap)
-            self.now_ms = max(self.now_ms, at_ms)
+            if at_ms > self.now_ms:
+                self.now_ms = at_ms
             if owner is not None:
                 if owner.life != life:
                     continue
@@ -88,6 +103,11 @@ class Simulation:
                     again = (until_ms, due_ms, serial, owner, life, action, args)
                     heapq.heappush(self._heap, again)
                     continue
+                if self.strike_in:
+                    self.strike_in -= 1
+                    if not self.strike_in:
+                        self.strike_in = owner.struck()
+                        continue
             self.events += 1
             if self.events > MAX_EVENTS:
                 raise Stuck(f"{MAX_EVENTS} events, and still going on")
@@ -235,19 +255,33 @@ class Within(Wish):
                 self._work.close()
 
 
-class Asked(Wish):
-    """Wait for a callback: ``ask(answer)`` is called at once and may call ``answer(value, error)`` later."""
+class Reply:
+    """The answer to one wait: call it with a value or an error, once; a later call is dropped."""
 
-    def __init__(self, ask: Callable[[Callable[[Any, BaseException | None], None]], None]) -> None:
+    __slots__ = ("_task", "_turn")
+
+    def __init__(self, task: Task, turn: int) -> None:
+        self._task = task
+        self._turn = turn
+
+    def __call__(self, value: Any, error: BaseException | None) -> None:
+        self._task.wake(self._turn, value, error)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for this answer any longer."""
+        return self._task.ended or self._task.turn != self._turn
+
+
+class Asked(Wish):
+    """Wait for a callback: ``ask(reply)`` is called at once, and ``reply`` may be called later."""
+
+    def __init__(self, ask: Callable[[Reply], None]) -> None:
         self._ask = ask
 
     def begin(self, task: Task, turn: int) -> None:
         """Ask."""
-
-        def answer(value: Any, error: BaseException | None) -> None:
-            task.wake(turn, value, error)
-
-        self._ask(answer)
+        self._ask(Reply(task, turn))
 
 
 def run_now(work: Coroutine[Any, Any, T]) -> T:

@@ -1,134 +1,70 @@
-"""A node of the simulated site: what `Committer` and `Runner` do, on the heap instead of an event loop.
+"""A node of the simulated site, through all of its lives.
 
-The rules are theirs: work that arrives during a flush is the next flush, each piece is answered for itself, nobody
-is answered before the flush is durable, a caller that gave up is left out; jobs are claimed, heartbeaten, retried by
-`judge`, buried on record. The plan, the deciders, the handlers and the routers are the real ones.
+A life begins as `wiring.site` has it: the clock resumes from the record, the record is taken up, the log is published
+before anything is done that it says is still to do; then work, publication, eyes and pruning run until the process
+dies. What outlives it is the database and the node's archive of the log.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
 
 from outlast.core.backoff import BackoffPolicy
-from outlast.core.clock import HybridClock, SystemClock, hlc_ms
-from outlast.core.commit import (
-    Claim,
-    Finish,
-    Outcome,
-    Planner,
-    Receipt,
-    Settle,
-    Submission,
-    Work,
-    needs_of,
-)
-from outlast.core.decider import Deciders
+from outlast.core.clock import HybridClock, hlc_ms
+from outlast.core.commit import Planner
 from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
-from outlast.core.errors import Conflict, OutlastError, Unavailable
-from outlast.core.ids import Ids
-from outlast.core.routing.router import Router
-from outlast.core.store.port import JobRow, Snapshot, StreamKey, StreamRow, WriteSet
-from outlast.core.work.runner import Job, Kind, burial
-from outlast.core.work.verdict import judge
-from outlast.signing.classes import DocumentClass
+from outlast.core.errors import OutlastError
+from outlast.core.log.archive import TileArchive
+from outlast.core.publish import Publisher
+from outlast.core.routing.choose import Pick
+from outlast.core.routing.router import Call, Router
+from outlast.core.store.port import WriteSet
+from outlast.core.work.runner import Kind
 from outlast.signing.work import kinds
 from outlast.signing.world import Subjects, World
-from outlast.testing.simulation.checks import Checks
-from outlast.testing.simulation.engine import (
-    START_MS,
-    Asked,
-    Simulation,
-    Sleep,
-    Task,
-    Within,
-    run_now,
-)
-from outlast.testing.simulation.parts import Provider, Shelf, StampAuthority, prepare
-from outlast.testing.simulation.swarm import Swarm
-from outlast.testing.store import FlushFault, MemoryStore
+from outlast.testing.simulation.database import Session
+from outlast.testing.simulation.door import Answer, Door
+from outlast.testing.simulation.engine import Sleep, Task, Within
+from outlast.testing.simulation.eyes import Eyes
+from outlast.testing.simulation.parts import NodeClock, prepare
+from outlast.testing.simulation.publishing import FOLDER, MemoryFiles, SigningPen
+from outlast.testing.simulation.site import JOBS_KEPT_MS, Site
+from outlast.testing.simulation.swarm import NEVER
+from outlast.testing.simulation.worker import Worker
 
-IDLE_POLL_MS = 1_000
-CLAIM_RETRY_MS = 500
 FEW_ATTEMPTS = 3
 """Tries of a job in seeds that want dead letters."""
+BOOT_RETRY_MS = 500
+PUBLISH_RETRY_MS = 1_000
+REST_PUBLISH_MS = 5_000
+"""How often the publisher of a healed site looks for entries of other nodes."""
+AMPLE_BYTES = 1 << 40
 ENVELOPE = Envelope(RootKeys(LocalRootKey("simulation", bytes(32))))
 """For personal fields; no simulated request has any."""
 
-_CONFLICTS = {
-    "job-fenced": "zombie fenced",
-    "attempt-superseded": "late answer after its attempt was closed",
-}
 
-Answer = Callable[[Any, BaseException | None], None]
+class WatchedRouter(Router):
+    """The real router; nobody gets leave for a provider that this node knows to be switched off."""
 
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.clock)
+        self._node = node
 
-class NodeClock(SystemClock):
-    """A machine's clock, which may be set forwards and back; each life of a node has its own."""
-
-    def __init__(self, sim: Simulation, skew_ms: float) -> None:
-        super().__init__(self._wall_ns_now, self._steady_ns_now)
-        self._sim = sim
-        self.skew_ms = skew_ms
-
-    def monotonic_s(self) -> float:
-        """Runs evenly, whatever the wall clock does."""
-        return self._sim.now_ms / 1000
-
-    def _wall_ns_now(self) -> int:
-        return int((START_MS + self._sim.now_ms + self.skew_ms) * 1_000_000)
-
-    def _steady_ns_now(self) -> int:
-        return int(self._sim.now_ms * 1_000_000)
-
-
-class Site:
-    """What the nodes share, and what they are made from."""
-
-    def __init__(
-        self,
-        sim: Simulation,
-        swarm: Swarm,
-        checks: Checks,
-        store: MemoryStore,
-        shelf: Shelf,
-        deciders: Deciders,
-        classes: Mapping[str, DocumentClass],
-        providers: Mapping[str, Provider],
-        authorities: Mapping[str, StampAuthority],
-    ) -> None:
-        self.sim = sim
-        self.swarm = swarm
-        self.checks = checks
-        self.store = store
-        self.shelf = shelf
-        self.deciders = deciders
-        self.classes = classes
-        self.providers = providers
-        self.authorities = authorities
-        self.healed = False
-        self.disk_full = False
-
-    def flush_fault(self) -> FlushFault | None:
-        """What the next flush meets."""
-        if self.healed:
-            return None
-        if self.disk_full:
-            self.checks.sometimes("storage full")
-            return "full"
-        if self.sim.chance(self.swarm.flush_fails):
-            return "fail-before"
-        if self.sim.chance(self.swarm.flush_lies):
-            self.checks.sometimes("written but not told")
-            return "fail-after"
-        return None
+    def begin(self, pick: Pick, *, retry: bool = False) -> Call | None:
+        """See Router."""
+        call = super().begin(pick, retry=retry)
+        off = self._node.eyes.disabled
+        self._node.site.checks.always(
+            call is None or pick.provider not in off, f"{pick.provider} was switched off and chosen"
+        )
+        return call
 
 
 class Node:
-    """One process of the site, through all of its lives."""
+    """One process of the site. ``serving``: it takes requests."""
 
     def __init__(self, site: Site, name: str) -> None:
         self.site = site
@@ -137,10 +73,17 @@ class Node:
         self.life = 0
         self.stalled_until_ms = 0.0
         self.up = False
+        self.serving = False
+        self.untold = False
+        self.publishing = False
         self.skew_ms = 0.0
         self.asking = 0
         """Providers being asked right now."""
-        self._tasks: set[Task] = set()
+        self.publisher: Publisher | None = None
+        self.files = MemoryFiles(name, site.reader, site.faults)
+        self.pen = SigningPen(site.checks, name)
+        self._died_publishing = False
+        self._tasks: dict[Task, None] = {}
 
     # -- lives ------------------------------------------------------------------------------------
 
@@ -149,27 +92,55 @@ class Node:
         site, sim = self.site, self.sim
         self.life += 1
         self.up = True
-        self.worker = f"{self.name}#{self.life}"
+        self.worker_name = f"{self.name}#{self.life}"
         self.clock = NodeClock(sim, self.skew_ms)
-        self.clock.resume(hlc_ms(site.store.disk.head.hlc))
-        self.ids = Ids(self.clock, sim.rng.randbytes)
-        self.planner = Planner(site.deciders, HybridClock(self.clock), "sim")
-        self.signers = Router(self.clock)
-        self.stampers = Router(self.clock)
-        self.kinds: dict[str, Kind] = {
+        self.store = Session(site.store, self, self.worker_name)
+        planner = Planner(site.deciders, HybridClock(self.clock), "sim")
+        self.door = Door(sim, self, self.store, planner, self.clock)
+        self.signers: Router = WatchedRouter(self)
+        self.stampers: Router = WatchedRouter(self)
+        self.eyes = Eyes(sim, site.checks, self, site.deciders)
+        self.worker = Worker(sim, site.checks, self, self._kinds())
+        self.publisher = None
+        if site.swarm.engine == "embedded":
+            site.store.disk.release_leases()  # as an embedded store does when it opens
+        sim.note(f"{self.worker_name} starts")
+        self.run(self._live())
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                await self._boot()
+                break
+            except OutlastError as error:
+                self.sim.note(f"{self.worker_name} cannot start: {error.code}")
+                await Sleep(self.sim, BOOT_RETRY_MS)
+        self.serving = True
+        swarm = self.site.swarm
+        self.run(self.worker.work())
+        if self.publisher is not None:
+            self.run(self._publish(self.publisher))
+        if self.site.watched:
+            self.run(self.eyes.run())
+        if swarm.prune_every_ms != NEVER:
+            self.run(self._prune())
+
+    async def _boot(self) -> None:
+        head = await self.store.head()
+        self.clock.resume(hlc_ms(head.hlc))
+        await self.eyes.start()
+        if self.site.swarm.publish_every_ms == NEVER:
+            return
+        archive = TileArchive(FOLDER, self.files)
+        publisher = Publisher(self.store, archive, self.pen.sign, self.clock, self._off_loop)  # type: ignore[arg-type]  # as much of a store as it uses
+        await publisher.begin()
+        self.publisher = publisher
+
+    def _kinds(self) -> dict[str, Kind]:
+        return {
             name: msgspec.structs.replace(kind, backoff=self._backoff(kind))
             for name, kind in kinds(self._world()).items()
         }
-        self.running: dict[tuple[int, int], tuple[Job, Task]] = {}
-        self._queue: deque[tuple[Work, Answer]] = deque()
-        self._flushing = False
-        self._untold = False
-        self._sleeper: Callable[[], None] | None = None
-        if site.swarm.nodes == 1:
-            site.store.disk.release_leases()  # as an embedded store does when it opens
-        sim.note(f"{self.worker} starts")
-        self.run(self._work())
-        self.run(self._heartbeat())
 
     def _backoff(self, kind: Kind) -> BackoffPolicy:
         few = self.site.swarm.few_attempts
@@ -183,24 +154,41 @@ class Node:
     def stall(self, for_ms: float) -> None:
         """Nothing of this process goes on for so long; the rest of the world does."""
         self.stalled_until_ms = max(self.stalled_until_ms, self.sim.now_ms + for_ms)
-        if for_ms > self.site.swarm.lease_ms and self.up and self.running:
-            self.site.checks.sometimes("node stalled beyond its lease")
+        if for_ms > self.lease_ms and self.up and self.worker.running:
+            self.site.checks.reachable("node stalled beyond its lease")
         self.sim.note(f"{self.name} stalls for {for_ms:.0f} ms")
+
+    def struck(self) -> int:
+        """See Life: the process dies at this event."""
+        self.site.faults.note("dies at an event")
+        self.struck_down()
+        return self.site.faults.visits_until("dies at an event")
+
+    def struck_down(self) -> None:
+        """The process dies, and somebody starts it again."""
+        if self.up:
+            self.crash()
+            self.sim.after(self.sim.between(20, 2_000), self.start_again)
 
     def crash(self) -> None:
         """The process is gone, with everything that was not committed."""
-        self.sim.note(f"{self.worker} crashes")
+        self.sim.note(f"{self.worker_name} crashes")
+        checks = self.site.checks
         if self.asking:
-            self.site.checks.sometimes("crashed while a provider was asked")
-        if self._untold:
-            self.site.checks.sometimes("crashed between commit and acknowledgement")
+            checks.reachable("crashed while a provider was asked")
+        if self.untold:
+            checks.reachable("crashed between commit and acknowledgement")
+        if self.publishing:
+            checks.reachable("crashed while publishing")
+            self._died_publishing = True
         self.life += 1
-        self.up = False
+        self.up = self.serving = self.untold = self.publishing = False
         self.stalled_until_ms = 0.0
-        self.asking = 0
-        tasks, self._tasks = self._tasks, set()
+        tasks, self._tasks = self._tasks, {}
         for task in tasks:
             task.cancel()
+        self.asking = 0
+        self.store.lost()
 
     def run(
         self,
@@ -210,205 +198,110 @@ class Node:
         """A task of this life."""
 
         def ended(_: Any, error: BaseException | None) -> None:
-            self._tasks.discard(task)
+            self._tasks.pop(task, None)
             if done is not None:
                 done(error)
             elif error is not None:
                 raise error
 
         task = self.sim.spawn(work, of=self, done=ended)
-        self._tasks.add(task)
+        self._tasks[task] = None
         return task
 
-    # -- the commit path --------------------------------------------------------------------------
+    def drop(self, task: Task) -> None:
+        """Cancel a task of this life."""
+        task.cancel()
+        self._tasks.pop(task, None)
 
-    def enqueue(self, work: Work, answer: Answer) -> None:
-        """Put work into the queue of the next flush."""
-        self._queue.append((work, answer))
-        if not self._flushing:
-            self._flushing = True
-            self.sim.after(self.sim.between(0, 1), self._begin, of=self)
+    # -- what its parts ask it ----------------------------------------------------------------------
 
-    async def commit(self, work: Work) -> Any:
-        """Wait for the outcome of a piece of work."""
-        return await Asked(lambda answer: self.enqueue(work, answer))
+    @property
+    def held(self) -> bool:
+        """Nothing may be started: the log's publisher has stopped."""
+        return self.publisher is not None and self.publisher.failure is not None
 
-    async def submit(self, work: Submission) -> Receipt:
-        """`Committer.submit`."""
-        receipt: Receipt = await self.commit(work)
-        return receipt
+    @property
+    def published(self) -> int:
+        """How much of the log this node has ever published."""
+        return TileArchive(FOLDER, self.files).size
 
-    def _begin(self) -> None:
-        batch = list(self._queue)
-        self._queue.clear()
-        self.sim.after(
-            self.sim.between(0.1, self.site.swarm.slow_disk_ms), self._flush, batch, of=self
-        )
+    @property
+    def healed(self) -> bool:
+        """All trouble is over."""
+        return self.site.healed
 
-    def _flush(self, batch: list[tuple[Work, Answer]]) -> None:
-        """The moment of the commit: it happens now, whole, or not at all."""
-        works = [work for work, _ in batch]
-        outcomes: list[Outcome] = []
-        made = False
+    @property
+    def concurrency(self) -> int:
+        """Most jobs at once."""
+        return self.site.swarm.concurrency
 
-        def plan(snapshot: Snapshot) -> WriteSet:
-            nonlocal made
-            write, planned = self.planner.plan(works, snapshot, self.clock.now_ms())
-            outcomes[:] = planned
-            made = bool(write.new_jobs)
-            return write
+    @property
+    def lease_ms(self) -> int:
+        """How long a lease lasts."""
+        return self.site.swarm.lease_ms
 
-        self.site.store.plan(self.site.flush_fault())
-        size = self.site.store.disk.head.size
-        error: OutlastError | None = None
-        try:
-            run_now(self.site.store.flush(needs_of(works), plan))
-        except OutlastError as raised:
-            error = raised
-        said = error.code if error else "committed"
-        self.sim.note(
-            f"{self.worker} flush of {len(works)} {said}: {size}..{self.site.store.disk.head.size}"
-        )
-        self._written(batch, outcomes, error)
-        if made and error is None:
-            self.sim.after(1.0, self.wake, of=self)
+    @property
+    def disk_free_bytes(self) -> int:
+        """Room on the site's disk."""
+        return 0 if self.site.store.full else AMPLE_BYTES
 
-    def _written(
-        self, batch: list[tuple[Work, Answer]], outcomes: list[Outcome], error: Exception | None
-    ) -> None:
-        """Durable; between here and the acknowledgement the process may still die."""
-        self._untold = error is None
-        if self._untold and not self.site.healed and self.sim.chance(self.site.swarm.crash_untold):
-            self.crash()
-            self.sim.after(self.sim.between(20, 2_000), self.start_again)
-        self.sim.after(
-            self.sim.between(0.05, 2), self._acknowledge, batch, outcomes, error, of=self
-        )
+    async def next_due_ms(self) -> int | None:
+        """When the next job comes due."""
+        return await self.store.next_due_ms(tuple(self.worker.kinds))
 
-    def _acknowledge(
-        self, batch: list[tuple[Work, Answer]], outcomes: list[Outcome], error: Exception | None
-    ) -> None:
-        self._flushing = self._untold = False
-        for at, (_, answer) in enumerate(batch):
-            outcome = error or outcomes[at]
-            if isinstance(outcome, Exception):
-                answer(None, outcome)
-            else:
-                answer(outcome, None)
-        if self._queue and not self._flushing:
-            self._flushing = True
-            self._begin()
+    def durable(self) -> None:
+        """A flush is durable; between here and the answer the process may die."""
+        self.untold = True
+        if self.site.faults.fires("dies between commit and answer"):
+            self.sim.after(0.0, self.struck_down, of=self)
 
-    # -- jobs -------------------------------------------------------------------------------------
+    def carried(self, pieces: int) -> None:
+        """So many pieces of work were in one flush."""
+        self.site.checks.sometimes(pieces > 1, "a flush carries more than one piece of work")
 
-    def wake(self) -> None:
-        """There may be something to claim."""
-        sleeper, self._sleeper = self._sleeper, None
-        if sleeper is not None:
-            sleeper()
+    def committed(self, write: WriteSet) -> None:
+        """A flush is durable, and its callers are being told."""
+        self.eyes.committed(write)
+        if self.publisher is not None:
+            self.publisher.committed(write)
+        if write.new_jobs and not self.site.faults.fires("wake-up lost"):
+            self.sim.after(1.0, self.worker.wake, of=self)
 
-    async def _work(self) -> None:
-        while True:
-            room = self.site.swarm.concurrency - len(self.running)
-            claimed: list[JobRow] = []
-            if room > 0:
-                try:
-                    claimed = await self.commit(self._claim(room))
-                except OutlastError:
-                    await Sleep(self.sim, CLAIM_RETRY_MS)
-                    continue
-            for row in claimed:
-                self._take(row)
-            if not claimed:
-                await self._idle()
+    def ask(self, work: Any, answer: Answer) -> None:
+        """A request has arrived."""
+        self.door.enqueue(work, answer)
 
-    def _claim(self, room: int) -> Claim:
-        return Claim(
-            worker=self.worker,
-            kinds=tuple(sorted(self.kinds)),
-            limit=room,
-            now_ms=self.clock.now_ms(),
-            ttl_ms=self.site.swarm.lease_ms,
-        )
+    # -- its loops ------------------------------------------------------------------------------------
 
-    async def _idle(self) -> None:
-        due_ms = run_now(self.site.store.next_due_ms(tuple(self.kinds)))
-        wait_ms = float(IDLE_POLL_MS)
-        if due_ms is not None:
-            wait_ms = min(wait_ms, max(2.0, due_ms - self.clock.now_ms()))
+    async def _publish(self, publisher: Publisher) -> None:
+        every_ms = self.site.swarm.publish_every_ms
+        while publisher.failure is None:
+            before = publisher.published
+            good = await publisher.attempt()
+            if good and publisher.published > before and self._died_publishing:
+                self._died_publishing = False
+                self.site.checks.reachable("published again after a crash")
+            idle = self.healed and publisher.published == before
+            wait_ms = max(every_ms, REST_PUBLISH_MS) if idle else every_ms
+            await Sleep(self.sim, wait_ms if good else PUBLISH_RETRY_MS)
 
-        def ask(answer: Answer) -> None:
-            self._sleeper = lambda: answer(None, None)
-            self.sim.after(wait_ms, answer, None, None, of=self)
+    async def _off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
+        self.publishing = True
+        await Sleep(self.sim, self.sim.between(0.1, 20))
+        self.publishing = False
+        return function(*args)
 
-        await Asked(ask)
-        self._sleeper = None
-
-    def _take(self, row: JobRow) -> None:
-        job = Job(row)
-        if row.lease > 1 and not row.error:
-            self.site.checks.sometimes("rescued after expiry")
-        self.sim.note(f"{self.worker} takes job {row.id} ({row.kind}) lease {row.lease}")
-        key = (row.id, row.lease)
-
-        def ended(error: BaseException | None) -> None:
-            self.running.pop(key, None)
-            self.wake()
-            if error is not None:
-                raise error
-
-        self.running[key] = (job, self.run(self._handle(job), ended))
-
-    async def _handle(self, job: Job) -> None:
-        kind = self.kinds[job.row.kind]
-        try:
-            await kind.handler(job)
-            if not job.finished:
-                await self.commit(Settle(job.tenant, job.done()))
-            self.sim.note(f"{self.worker} ends job {job.row.id}")
-        except Exception as error:
-            await self._failed(job, error, kind)
-
-    async def _failed(self, job: Job, error: Exception, kind: Kind) -> None:
-        checks, row = self.site.checks, job.row
-        checks.always(isinstance(error, OutlastError), f"job {row.id} ({row.kind}): {error!r}")
-        self.sim.note(f"{self.worker} job {row.id} fails: {error}")
-        if isinstance(error, Conflict):
-            checks.sometimes(_CONFLICTS.get(error.code, "handler raised a conflict"))
-        verdict = judge(row, error, kind.backoff, self.clock.now_ms(), self.sim.rng.random())
-        if verdict.finish is None:
-            return
-        try:
-            if verdict.finish.state == "dead":
-                dead = burial(row, verdict.finish, verdict.reason, self.clock.now_ms(), self.worker)
-                await self.commit(dead)
-                checks.sometimes("job buried")
-            else:
-                await self.commit(Settle(job.tenant, verdict.finish))
-        except OutlastError as unwritten:
-            self.sim.note(f"{self.worker} job {row.id}: outcome not written: {unwritten.code}")
-
-    async def _heartbeat(self) -> None:
-        while True:
-            await Sleep(self.sim, self.site.swarm.lease_ms / 3)
-            until_ms = self.clock.now_ms() + self.site.swarm.lease_ms
-            for job, task in list(self.running.values()):
-                if not job.finished:
-                    self.run(self._beat(job, task, until_ms))
-
-    async def _beat(self, job: Job, task: Task, until_ms: int) -> None:
-        row = job.row
-        extend = Finish(job=row.id, lease=row.lease, state="leased", lease_until_ms=until_ms)
-        try:
-            await self.commit(Settle(row.tenant, extend))
-        except Conflict:
-            if not job.finished and not task.ended:
-                self.sim.note(f"{self.worker} lost job {row.id}: its handler is cancelled")
-                task.cancel()
-                self._tasks.discard(task)
-                self.running.pop((row.id, row.lease), None)
-        except OutlastError as error:
-            self.sim.note(f"{self.worker} heartbeat of job {row.id} not written: {error.code}")
+    async def _prune(self) -> None:
+        while not self.healed:
+            await Sleep(self.sim, self.site.swarm.prune_every_ms)
+            now_ms = self.clock.now_ms()
+            try:
+                await self.store.prune(
+                    idempotency_before_ms=now_ms - self.site.idempotency_kept_ms,
+                    jobs_before_ms=now_ms - JOBS_KEPT_MS,
+                )
+            except OutlastError as error:
+                self.sim.note(f"{self.worker_name} cannot prune: {error.code}")
 
     # -- the handlers' world ------------------------------------------------------------------------
 
@@ -417,8 +310,8 @@ class Node:
 
         async def within(timeout_ms: int, work: Any) -> Any:
             self.asking += 1
-            if not site.healed and sim.chance(site.swarm.stall_asking):
-                sim.after(1.0, self.stall, sim.between(0.8, 4) * site.swarm.lease_ms, of=self)
+            if site.faults.fires("stalls while a provider is asked"):
+                sim.after(1.0, self.stall, sim.between(0.8, 4) * self.lease_ms, of=self)
             try:
                 return await Within(sim, timeout_ms, work)
             finally:
@@ -430,29 +323,20 @@ class Node:
 
         return World(
             clock=self.clock,
-            door=self,
-            streams=self,
+            door=self.door,
+            streams=self.store,
             deciders=site.deciders,
             bodies=site.shelf,
             envelope=ENVELOPE,
-            subjects=Subjects(self, ENVELOPE),
+            subjects=Subjects(self.store, ENVELOPE),
             within=within,
             prepare=prepared,
-            denied=lambda *_: "",
+            denied=lambda _tenant, _class, provider: self.eyes.denied(provider),
             classes=site.classes,
             signers=site.providers,
             authorities=site.authorities,
             regions={},
             signer_router=self.signers,
             authority_router=self.stampers,
-            actor=self.worker,
+            actor=self.worker_name,
         )
-
-    async def stream(self, key: StreamKey) -> StreamRow | None:
-        """The newest state of a stream, by the time it is read."""
-        await Sleep(self.sim, self.sim.between(0, 1))
-        return await self.site.store.stream(key)
-
-    async def subject_key(self, subject: str) -> bytes | None:
-        """No personal fields here."""
-        raise Unavailable("none", "the simulation seals nothing")

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from outlast.core.asymmetric import spki_der
 from outlast.core.blobref import BlobRef
+from outlast.core.clock import SystemClock
 from outlast.core.errors import Refused, Unavailable
 from outlast.core.pki import subject_name
 from outlast.ports.keys import KeyInfo, SignRequest
@@ -28,8 +29,8 @@ from outlast.signing.pdf.revision import Prepared
 from outlast.testing import timestamp as authorities
 from outlast.testing.keys import FakeSigner, Fault, FaultKind
 from outlast.testing.simulation.checks import Checks
-from outlast.testing.simulation.engine import START_MS, Simulation, Sleep
-from outlast.testing.simulation.swarm import Swarm
+from outlast.testing.simulation.engine import START_MS, Asked, Reply, Simulation, Sleep
+from outlast.testing.simulation.faults import FaultPoints
 
 GENERATIONS = 3
 """Keys and certificates that a provider has for a name, one after the other."""
@@ -84,6 +85,25 @@ class SimClock:
         return self._sim.now_ms / 1000
 
 
+class NodeClock(SystemClock):
+    """A machine's clock, which may be set forwards and back; each life of a node has its own."""
+
+    def __init__(self, sim: Simulation, skew_ms: float) -> None:
+        super().__init__(self._wall_ns_now, self._steady_ns_now)
+        self._sim = sim
+        self.skew_ms = skew_ms
+
+    def monotonic_s(self) -> float:
+        """Runs evenly, whatever the wall clock does."""
+        return self._sim.now_ms / 1000
+
+    def _wall_ns_now(self) -> int:
+        return int((START_MS + self._sim.now_ms + self.skew_ms) * 1_000_000)
+
+    def _steady_ns_now(self) -> int:
+        return int(self._sim.now_ms * 1_000_000)
+
+
 def sleeper(sim: Simulation) -> Callable[[float], Sleep]:
     """``sleep(seconds)`` for the fakes."""
 
@@ -96,19 +116,29 @@ def sleeper(sim: Simulation) -> Callable[[float], Sleep]:
 FAILS: tuple[FaultKind, ...] = ("fail-before", "fail-after", "refuse", "throttle")
 LIES: tuple[FaultKind, ...] = ("garbage", "other-bytes")
 HANGS: tuple[FaultKind, ...] = ("hang", "hang-after", "late")
+WRONG_KEY_OF_LIES = 0.4
+"""Of lies, so many are right bytes signed with a key that was never enrolled."""
 
 
 class Provider:
-    """A signer that keeps real keys, and fails, lies, hangs and answers late as its seed has it."""
+    """A signer that keeps real keys, and fails, lies, hangs and answers late as its seed has it.
+
+    What it does it does to the end, whether or not the caller still waits. ``calls`` counts those that came.
+    """
 
     def __init__(
-        self, sim: Simulation, name: str, swarm: Swarm, checks: Checks, keys: tuple[str, ...]
+        self,
+        sim: Simulation,
+        name: str,
+        faults: FaultPoints,
+        checks: Checks,
+        keys: tuple[str, ...],
     ) -> None:
         self.name = name
-        self.healed = False
         self.down = False
+        self.calls = 0
         self._sim = sim
-        self._swarm = swarm
+        self._faults = faults
         self._checks = checks
         self._fake = FakeSigner(name, sleep=sleeper(sim))
         for key in keys:
@@ -118,14 +148,30 @@ class Provider:
 
     async def sign(self, request: SignRequest) -> bytes:
         """The signature, or trouble."""
+
+        def ask(reply: Reply) -> None:
+            def served(value: bytes | None, error: BaseException | None) -> None:
+                if reply.given_up:
+                    self._checks.reachable("answer after its caller gave up")
+                reply(value, error)
+
+            self.calls += 1
+            self._sim.spawn(self._serve(request), done=served)
+
+        value: bytes = await Asked(ask)
+        return value
+
+    async def _serve(self, request: SignRequest) -> bytes:
         await Sleep(self._sim, self._sim.between(1, 30))
-        fault = None if self.healed else self._fault()
+        fault = self._fault()
         self._sim.note(f"{self.name} asked {request.operation}: {fault.kind if fault else 'signs'}")
         self._fake.down = self.down
         self._fake.plan(fault)
         value = await self._fake.sign(request)
         if fault is not None and fault.kind in LIES:
-            self._checks.sometimes("lie caught")
+            self._checks.reachable("lie caught")
+            if self._sim.chance(WRONG_KEY_OF_LIES):
+                return key_of(self.name, "nobody's", 0).sign(request.tbs)
         return value
 
     async def describe(self, key_ref: str) -> KeyInfo:
@@ -141,12 +187,12 @@ class Provider:
         """Nothing to free."""
 
     def _fault(self) -> Fault | None:
-        sim, swarm = self._sim, self._swarm
-        if sim.chance(swarm.provider_hangs):
+        sim, faults = self._sim, self._faults
+        if faults.fires("provider hangs or is late"):
             return Fault(kind=sim.rng.choice(HANGS), delay_s=sim.between(0.1, LATE_S))
-        if sim.chance(swarm.provider_lies):
+        if faults.fires("provider lies"):
             return Fault(kind=sim.rng.choice(LIES))
-        if sim.chance(swarm.provider_fails):
+        if faults.fires("provider fails"):
             return Fault(kind=sim.rng.choice(FAILS), retry_after_s=sim.between(0.1, 3.0))
         return None
 
@@ -163,12 +209,13 @@ AUTHORITY_FAULTS: tuple[authorities.FaultKind, ...] = (
 class StampAuthority:
     """An authority that issues real tokens, when it does. ``tokens`` are those it gave out, by SHA-256."""
 
-    def __init__(self, sim: Simulation, name: str, swarm: Swarm, tokens: dict[str, bytes]) -> None:
+    def __init__(
+        self, sim: Simulation, name: str, faults: FaultPoints, tokens: dict[str, bytes]
+    ) -> None:
         self.name = name
-        self.healed = False
         self.down = False
         self._sim = sim
-        self._swarm = swarm
+        self._faults = faults
         self._tokens = tokens
         self._fake = authorities.FakeAuthority(SimClock(sim), name, sleep=sleeper(sim))
 
@@ -177,7 +224,7 @@ class StampAuthority:
         sim = self._sim
         await Sleep(sim, sim.between(1, 40))
         fault = None
-        if not self.healed and sim.chance(self._swarm.authority_fails):
+        if self._faults.fires("authority fails"):
             kind = sim.rng.choice(AUTHORITY_FAULTS)
             fault = authorities.Fault(kind=kind, retry_after_s=sim.between(0.1, 2.0))
         sim.note(f"{self.name} asked: {fault.kind if fault else 'stamps'}")

@@ -11,9 +11,11 @@ from outlast.core.blobref import BlobRef
 from outlast.core.clock import HybridClock
 from outlast.core.commit import Planner, Submission, needs_of
 from outlast.core.decider import Command, Deciders
-from outlast.core.errors import OutlastError
-from outlast.core.store.port import Needs, Plan, Snapshot, WriteSet
+from outlast.core.ids import Random
+from outlast.core.store.port import IdempotencyRow, Snapshot, WriteSet
 from outlast.core.work.job import JobDecider
+from outlast.operations.model.mode import ModeDecider
+from outlast.operations.model.provider import ProviderDecider
 from outlast.signing.classes import DocumentClass
 from outlast.signing.model.document import KIND as DOCUMENT
 from outlast.signing.model.document import AddDocument, DocumentDecider
@@ -22,80 +24,78 @@ from outlast.signing.model.key import EnrolKey, KeyDecider
 from outlast.signing.model.request import RequestDecider
 from outlast.testing.simulation.checks import Checks
 from outlast.testing.simulation.clients import TENANTS, Crowd, Plea
-from outlast.testing.simulation.engine import Simulation, run_now
-from outlast.testing.simulation.node import Node, Site
+from outlast.testing.simulation.database import Database
+from outlast.testing.simulation.engine import START_MS, Simulation, run_now
+from outlast.testing.simulation.faults import FaultPoints
+from outlast.testing.simulation.node import Node
 from outlast.testing.simulation.parts import Provider, Shelf, SimClock, StampAuthority, binding_of
-from outlast.testing.simulation.swarm import NEVER, Swarm, draw
+from outlast.testing.simulation.people import People
+from outlast.testing.simulation.restored import NOTICED_MS, RestoredStore
+from outlast.testing.simulation.site import Site
+from outlast.testing.simulation.swarm import DRAW_VERSION, NEVER, SKEW_BOUND_MS, Swarm, draw
 from outlast.testing.simulation.verdict import judge_site
-from outlast.testing.store import MemoryStore
 
 KEYS = ("key-0", "key-1")
 RESERVE_BYTES = 3_000
-JUMPS_MS = (50, 2_000, 2_000, 60_000, 600_000)
-"""By how much a wall clock is set forwards or back."""
+DAY_MS = 24 * 3_600_000
+JUMPS_MS = (50, 2_000, 2_000, 60_000, 600_000, DAY_MS + 3_600_000)
+"""By how much a wall clock is set forwards or back where clocks are wrong beyond all bounds."""
 REST_MS = 2 * 3_600_000
-"""How long a healed site may take to come to rest, in simulated time."""
+"""How long a healed site may take to come to rest, in simulated time, where clocks are right or wrong within their
+bound: an hour's deadline for owed timestamps, and the longest backoffs. Where clocks were wrong beyond it, as much
+longer as they were ever apart: what the fastest has put off is not due on the others before."""
+READ_EVERY_MS = 700
+"""How often the reader compares two nodes' checkpoints."""
+OLD_KEYS = 3
+"""Idempotency records that are there from long ago."""
 
-DECIDERS = Deciders([RequestDecider(), DocumentDecider(), KeyDecider(), JobDecider()])
+DECIDERS = Deciders(
+    [
+        RequestDecider(),
+        DocumentDecider(),
+        KeyDecider(),
+        JobDecider(),
+        ModeDecider(),
+        ProviderDecider(),
+    ]
+)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a seed came to. ``failure`` is empty when all promises were kept."""
+    """What a seed came to. ``failure`` is empty when all promises were kept. ``rest_ms`` is how long the healed site
+    took to come to rest."""
 
     seed: int
     failure: str
     trace_hash: str
     events: int
     simulated_ms: float
+    rest_ms: float
     reached: dict[str, int]
     entries: int
     signed: int
     trace: tuple[str, ...] = ()
 
 
-class WatchedStore(MemoryStore):
-    """The store of dictionaries, with an eye on every write: what is finished stays finished."""
-
-    def __init__(self, checks: Checks) -> None:
-        super().__init__()
-        self._checks = checks
-
-    async def flush(self, needs: Needs, plan: Plan) -> None:
-        """Look at what is about to be written."""
-
-        def watched(snapshot: Snapshot) -> WriteSet:
-            write = plan(snapshot)
-            self._watch(write)
-            return write
-
-        await super().flush(needs, watched)
-
-    def _watch(self, write: WriteSet) -> None:
-        always, disk = self._checks.always, self.disk
-        for job in write.jobs.values():
-            before = disk.jobs.get(job.id)
-            if before is None:
-                continue
-            always(before.state != "done", f"job {job.id} was done and is {job.state} again")
-            always(job.lease >= before.lease, f"job {job.id}: lease fell to {job.lease}")
-            if before.state == "leased" and job.state == "leased" and job.lease != before.lease:
-                always(job.lease == before.lease + 1, f"job {job.id}: lease {job.lease}")
-        always(write.head.size >= disk.head.size, "the log shrank")
-        always(write.head.hlc >= disk.head.hlc, "the log's clock stepped back")
-
-
 class Run:
     """A seed's site and its trouble."""
 
     def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
+        name = f"{DRAW_VERSION}:{seed}"
         self.seed = seed
-        self.sim = Simulation(seed, keep_trace=keep_trace)
+        self.sim = Simulation(name, keep_trace=keep_trace)
+        self.faults = FaultPoints(name)
         self.checks = Checks()
-        self.swarm = draw(self.sim.rng)
+        self.swarm = draw(Random(f"{name}/swarm"))
         self.tokens: dict[str, bytes] = {}
         self.site = self._site()
         self.nodes = [Node(self.site, f"n{at}") for at in range(self.swarm.nodes)]
         self.crowd = Crowd(self.site, self.nodes, self._pleas())
+        self.people = People(self.site, self.crowd, KEYS)
+        self.restored = RestoredStore(self.site, self.nodes)
+        self.widest_ms = 0.0
+        """How far apart clocks have ever been."""
+        self.healed_at_ms = 0.0
 
     def __call__(self) -> Result:
         """From the first event to the verdict."""
@@ -104,7 +104,7 @@ class Run:
             self._through_trouble()
             self._to_rest()
             signed = judge_site(self.site, self.nodes, self.crowd.pleas, self.tokens)
-        except (AssertionError, OutlastError) as error:
+        except Exception as error:  # whatever the site or a check raises is this seed's failure
             failure = f"{type(error).__name__}: {error}"
         finally:
             self.sim.close()
@@ -115,7 +115,8 @@ class Run:
             trace_hash=self.sim.trace_hash,
             events=self.sim.events,
             simulated_ms=self.sim.now_ms,
-            reached=dict(self.checks.reached),
+            rest_ms=self.sim.now_ms - self.healed_at_ms if self.healed_at_ms else 0.0,
+            reached=dict(self.checks.reached + self.faults.fired),
             entries=log.head.size,
             signed=signed,
             trace=tuple(self.sim.trace or ()),
@@ -124,18 +125,19 @@ class Run:
     # -- building ---------------------------------------------------------------------------------
 
     def _site(self) -> Site:
-        sim, swarm, checks = self.sim, self.swarm, self.checks
+        sim, swarm, checks, faults = self.sim, self.swarm, self.checks, self.faults
         providers = [
-            Provider(sim, f"hsm-{at}", swarm, checks, KEYS) for at in range(swarm.providers)
+            Provider(sim, f"hsm-{at}", faults, checks, KEYS) for at in range(swarm.providers)
         ]
         stampers = [
-            StampAuthority(sim, f"tsa-{at}", swarm, self.tokens) for at in range(swarm.authorities)
+            StampAuthority(sim, f"tsa-{at}", faults, self.tokens) for at in range(swarm.authorities)
         ]
         return Site(
             sim,
             swarm,
             checks,
-            WatchedStore(checks),
+            faults,
+            Database(sim, swarm, checks, faults),
             Shelf(sim),
             DECIDERS,
             classes(swarm),
@@ -163,6 +165,10 @@ class Run:
             class_name = rng.choice(sorted(site.classes))
             pleas.append(Plea(f"k{at}", tenant, class_name, places, document, blob))
         _commit_at_once(site, setup)
+        for at in range(OLD_KEYS):
+            digest = sha256(b"old %d" % at).digest()[:16]
+            row = IdempotencyRow(digest, digest, b"null", START_MS - 400 * DAY_MS)
+            site.store.disk.idempotency[digest] = row
         return pleas
 
     # -- trouble ----------------------------------------------------------------------------------
@@ -171,22 +177,30 @@ class Run:
         sim, swarm = self.sim, self.swarm
         for node in self.nodes:
             node.start()
+        sim.strike_in = self.faults.visits_until("dies at an event")
         self.crowd.start()
+        people = self.people
         for every_ms, trouble in (
             (swarm.crash_every_ms, self._crash),
             (swarm.stall_every_ms, self._stall),
             (swarm.jump_every_ms, self._jump),
             (swarm.outage_every_ms, self._outage),
             (swarm.disk_full_every_ms, self._fill),
-            (swarm.rotate_every_ms, self._rotate),
+            (swarm.rotate_every_ms, lambda: sim.spawn(people.rotate())),
+            (swarm.mode_every_ms, lambda: sim.spawn(people.set_mode())),
+            (swarm.switch_every_ms, lambda: sim.spawn(people.switch())),
+            (NEVER if swarm.publish_every_ms == NEVER else READ_EVERY_MS, self._read),
         ):
             if every_ms != NEVER:
                 self._again(every_ms, trouble)
+        if swarm.restored:
+            sim.after(swarm.trouble_ms * sim.between(0.05, 0.3), self.restored.back_up)
+            self._restore_when_known()
         over: list[bool] = []
         sim.after(swarm.trouble_ms, over.append, True)
-        sim.run(lambda: bool(over))
+        sim.run(lambda: bool(over) and not self.site.away)
 
-    def _again(self, every_ms: float, trouble: Callable[[], None]) -> None:
+    def _again(self, every_ms: float, trouble: Callable[[], object]) -> None:
         def happens() -> None:
             if not self.site.healed:
                 trouble()
@@ -205,11 +219,17 @@ class Run:
         node.stall(self.sim.between(50, 4 * self.swarm.lease_ms))
 
     def _jump(self) -> None:
-        node = self.sim.rng.choice(self.nodes)
-        node.skew_ms += self.sim.rng.choice((-1, 1)) * self.sim.rng.choice(JUMPS_MS)
+        rng, node = self.sim.rng, self.sim.rng.choice(self.nodes)
+        if self.swarm.skew == "within":
+            node.skew_ms = rng.uniform(-SKEW_BOUND_MS / 2, SKEW_BOUND_MS / 2)
+        else:
+            node.skew_ms += rng.choice((-1, 1)) * rng.choice(JUMPS_MS)
         if node.up:
             node.clock.skew_ms = node.skew_ms
-        self.checks.sometimes("clock jumped")
+        skews = [0.0, *(other.skew_ms for other in self.nodes)]
+        self.widest_ms = max(self.widest_ms, max(skews) - min(skews))
+        beyond = self.widest_ms > SKEW_BOUND_MS
+        self.checks.reachable("clock beyond its bound" if beyond else "clock jumped")
         self.sim.note(f"{node.name} clock is {node.skew_ms:.0f} ms off")
 
     def _outage(self) -> None:
@@ -226,18 +246,30 @@ class Run:
     def _parts(self) -> list[Provider | StampAuthority]:
         return [*self.site.providers.values(), *self.site.authorities.values()]
 
-    def _rotate(self) -> None:
-        rng = self.sim.rng
-        provider = rng.choice(sorted(self.site.providers))
-        self.sim.spawn(self.crowd.rotate(rng.choice(TENANTS), rng.choice(KEYS), provider))
-
     def _fill(self) -> None:
-        self.site.disk_full = self.site.shelf.full = True
+        self.site.store.full = self.site.shelf.full = True
         self.sim.note("the disk is full")
         self.sim.after(self.sim.between(100, 2_000), self._free)
 
     def _free(self) -> None:
-        self.site.disk_full = self.site.shelf.full = False
+        self.site.store.full = self.site.shelf.full = False
+
+    def _read(self) -> None:
+        rng = self.sim.rng
+        self.site.reader.compare(rng.choice(self.nodes).files, rng.choice(self.nodes).files)
+
+    def _restore_when_known(self) -> None:
+        """The older store comes in as soon as every node can know it for what it is."""
+
+        def look() -> None:
+            if self.site.healed:
+                return
+            if self.restored.put_back_older():
+                self.sim.after(NOTICED_MS, self.restored.put_back_newer)
+            else:
+                self.sim.after(200, look)
+
+        self.sim.after(self.swarm.trouble_ms * self.sim.between(0.3, 0.8), look)
 
     # -- rest -------------------------------------------------------------------------------------
 
@@ -245,28 +277,43 @@ class Run:
         """All trouble ends; what was asked must come to its end, by itself or with a person's replay."""
         site, sim = self.site, self.sim
         sim.note("everything heals")
-        site.healed = True
+        self.faults.healed, sim.strike_in = True, 0
+        self.healed_at_ms = sim.now_ms
         self._free()
         for part in self._parts():
-            part.healed, part.down = True, False
+            part.down = False
         for node in self.nodes:
             node.stalled_until_ms = 0.0
+            node.skew_ms = 0.0
+            if node.up:
+                node.clock.skew_ms = 0.0
             node.start_again()
-        sim.spawn(self.crowd.operator())
-        limit_ms = sim.now_ms + REST_MS
+        sim.spawn(self.people.replay_dead())
+        limit_ms = sim.now_ms + REST_MS + 2 * self.widest_ms
         sim.run(lambda: self._quiet() or sim.now_ms > limit_ms)
         unfinished = [site.store.disk.jobs[at] for at in sorted(site.store.disk.unfinished)]
         self.checks.always(not unfinished, f"jobs that never end: {unfinished}")
         waiting = [plea.key for plea in self.crowd.pleas if not plea.finished]
         self.checks.always(not waiting, f"clients that never get an answer: {waiting}")
+        self.checks.always(not self.people.busy, "people who never get an answer")
+        behind = [node.name for node in self.nodes if not self._published(node)]
+        self.checks.always(not behind, f"nodes that never publish what is in the store: {behind}")
 
     def _quiet(self) -> bool:
         disk = self.site.store.disk
         return (
             not disk.unfinished
+            and not self.people.busy
             and all(plea.finished for plea in self.crowd.pleas)
             and not any(job.state == "dead" for job in disk.jobs.values())
+            and all(self._published(node) for node in self.nodes)
         )
+
+    def _published(self, node: Node) -> bool:
+        if self.swarm.publish_every_ms == NEVER:
+            return True
+        publisher = node.publisher
+        return publisher is not None and publisher.published == self.site.store.disk.head.size
 
 
 def classes(swarm: Swarm) -> dict[str, DocumentClass]:

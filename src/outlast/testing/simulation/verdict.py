@@ -3,7 +3,8 @@
 - what a client was told is in the log, once, however often it was asked for;
 - one signature and one file for each place, each verifying, each for the bytes it was pinned to;
 - every timestamp that was promised is in the file that is handed out;
-- numbers have no gaps; state is the fold of the log; no job is left.
+- numbers have no gaps; state is the fold of the log; no job is left;
+- every node has published all of the log, and all nodes the same.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from outlast.testing.audit import Audit, audit
 from outlast.testing.simulation.checks import Checks
 from outlast.testing.simulation.clients import Plea
 from outlast.testing.simulation.engine import run_now
-from outlast.testing.simulation.node import Node, Site
+from outlast.testing.simulation.node import Node
 from outlast.testing.simulation.parts import GENERATIONS, Shelf, binding_of
+from outlast.testing.simulation.site import Site
 
 
 def judge_site(
@@ -53,8 +55,10 @@ def judge_site(
     for plea in pleas:
         _Judgement(site, found, plea, tokens).give()
     for node in nodes:
+        for other in nodes:
+            site.reader.compare(node.files, other.files)
         if any(isinstance(change, ProviderEjected) for change in node.signers.changes()):
-            checks.sometimes("provider ejected")
+            checks.reachable("provider ejected")
     return sum(entry.type == SignatureObtained.name for entry in found.entries)
 
 
@@ -125,6 +129,7 @@ class _Judgement:
             if isinstance(event, AttemptStarted):
                 if event.place != len(produced):
                     self._always(False, f"attempt at {event.place} before its turn")
+                self._site.checks.sometimes(attempts > 0, "an attempt follows a failed one")
                 attempts = 1 if event.pin.attempt == 1 else attempts + 1
                 self._always(event.pin.attempt == attempts, "attempts are not counted")
                 self._always(not open_attempt, "two attempts at once")
@@ -142,19 +147,19 @@ class _Judgement:
         self._always(produced == list(range(len(produced))), f"files: {produced}")
 
     def _completed(self, request: Request, events: Sequence[Any]) -> None:
-        sometimes = self._site.checks.sometimes
+        reachable = self._site.checks.reachable
         self._always(len(request.signatures) == self._plea.places, "places are missing")
         original = self._shelf.bodies[self._plea.blob.name]
         for place, signature in enumerate(request.signatures):
             self._signature(request, place, signature, original)
             if signature.failovers:
-                sometimes("attempt failed over")
+                reachable("attempt failed over")
         if any(isinstance(event, TimestampSettled) for event in events):
             missed = any(isinstance(event, TimestampMissed) for event in events)
             point = "timestamp missed and settled late" if missed else "timestamp owed and settled"
-            sometimes(point)
+            reachable(point)
         if request.format == "pades" and len(request.signatures) > 1:
-            sometimes("second signature on the first's file")
+            reachable("second signature on the first's file")
 
     def _signature(
         self, request: Request, place: int, signature: Signature, original: bytes
@@ -198,7 +203,7 @@ class _Judgement:
         found = [binding for binding in known if binding.fingerprint == fingerprint]
         self._always(len(found) == 1, "signed with a certificate that was never enrolled")
         if found[0] != known[0]:
-            self._site.checks.sometimes("signed with a rotated key")
+            self._site.checks.reachable("signed with a rotated key")
         return found[0]
 
     def _stamped(self, request: Request, signature: Signature, handed_out: bytes) -> None:
