@@ -44,6 +44,7 @@ COMMANDS: dict[str, Entry] = {
     "jobs": Entry("jobs", "Work and dead letters: list, show, replay, park, discard."),
     "api-keys": Entry("api_keys", "Who may call the API: create, list, revoke."),
     "log": Entry("log", "The log: show, prove, verify, fsck, append."),
+    "store": Entry("store", "The site's database: move it."),
     "policy": Entry("policy", "Check the policy set."),
     "config": Entry("config", "Check the configuration."),
     "slo": Entry("slo", "Alert rules and a dashboard from service level objectives."),
