@@ -144,20 +144,16 @@ def _open_elsewhere(path: pathlib.Path) -> str:
     ).stdout
 
 
-async def test_sqlite_refuses_a_newer_schema(tmp_path: pathlib.Path) -> None:
-    """A file written by a newer program is left alone, and not locked."""
+async def test_sqlite_refuses_a_schema_for_newer_programs(tmp_path: pathlib.Path) -> None:
+    """A file that had a post migration we do not know is left alone, and not locked."""
     path = tmp_path / "site.db"
     await (await SqliteStore.open(path)).close()
     db = apsw.Connection(str(path))
-    current = db.pragma("user_version")
-    db.pragma("user_version", 9_999)
-    db.close()
+    db.execute("INSERT INTO schema_migration (number, phase) VALUES (9999, 'post')")
     for _ in range(2):
         with pytest.raises(Refused, match="schema-newer"):
             await SqliteStore.open(path)
-    db = apsw.Connection(str(path))
-    assert db.pragma("user_version") == 9_999
-    db.pragma("user_version", current)
+    db.execute("UPDATE schema_migration SET phase = 'pre' WHERE number = 9999")
     db.close()
     await (await SqliteStore.open(path)).close()
 

@@ -146,6 +146,7 @@ def plan(snapshot: Snapshot) -> WriteSet:
 async def main() -> None:
     session.WRITER_SETTINGS["idle_in_transaction_session_timeout"] = "1s"
     store = await PostgresStore.open(sys.stdin.readline().strip())
+    store._in_turn = 1  # as after another node got between: the lock is held while it plans
     try:
         await store.flush(Needs(), plan)
     finally:
@@ -199,7 +200,7 @@ async def test_a_flush_cut_while_it_plans_is_tried_again_by_its_caller(
             postgres_server.kill()
             return WriteSet(snapshot.head, counters={"n": 7})
 
-        with pytest.raises(Exception, match="storage-unreachable"):
+        with pytest.raises(Exception, match=r"storage-(unreachable|answer-lost)"):
             await store.flush(Needs(), plan)
         await asyncio.to_thread(postgres_server.start)
         assert await store.counter("n") == 0

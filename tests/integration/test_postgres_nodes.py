@@ -192,7 +192,8 @@ async def test_one_node_prunes_at_a_time(database: str) -> None:
     async with node(database, "a") as a, node(database, "b") as b:
         await a.committer.submit(work("x", key="k"))
         later = SystemClock().now_ms() + 60_000
-        async with a.store._session() as db, db.transaction():
+        async with a.store._session() as db:
             await db.fetchval(a.store._q["prune_alone"])
             assert await b.store.prune(idempotency_before_ms=later, jobs_before_ms=later) == 0
+            await db.fetchval(a.store._q["prune_done"])
         assert await b.store.prune(idempotency_before_ms=later, jobs_before_ms=later) == 1

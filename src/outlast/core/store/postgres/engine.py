@@ -1,10 +1,15 @@
 """The store of a site with several nodes: PostgreSQL through asyncpg.
 
-Each node has one session that writes and a pool that reads. A flush locks the log head's row before it looks at
-anything and holds it until its COMMIT has returned: so flushes of all nodes happen one after the other, log indices
-are in commit order without gaps, nothing that a plan has seen can change under it, and a job is claimed once
-without any lock of its own. What a node pays for that is a share of one commit per flush; group commit makes a
-flush carry hundreds of commands.
+Each node has one session that writes and a pool that reads. Flushes of all nodes happen one after the other: log
+indices are in commit order without gaps, nothing that a plan has seen can change under it, and a job is claimed once
+without any lock of its own. There are two ways to that, and a node takes the one that is quicker now:
+
+- **Alone.** Load, plan, write: two round trips, each a transaction of its own. The write is done only if the log
+  head's row is the very version that was loaded; otherwise all is done again, under the lock.
+- **In turn**, for a while after another node got between: the head's row is locked before anything is looked at, and
+  until COMMIT has returned.
+
+What a node pays for that is a share of one commit per flush; group commit makes a flush carry hundreds of commands.
 
 Nothing is cached: another node may have written. A lease belongs to the node that took it: opening the store
 leaves the leases of others alone, closing it gives back its own, and those of a node that died run out.
@@ -17,14 +22,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import asyncpg
 
+from outlast.core.clock import Clock, SystemClock
 from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable, Unknown
+from outlast.core.store.migration import Migration, schema_newer
 from outlast.core.store.port import (
     Head,
     IdempotencyRow,
@@ -35,18 +42,23 @@ from outlast.core.store.port import (
     Needs,
     Plan,
     PoolUse,
+    Snapshot,
     StreamItem,
     StreamKey,
     StreamRow,
+    WriteSet,
 )
+from outlast.core.store.postgres import partitions
 from outlast.core.store.postgres.failure import RETRY_S, busy, translated, unknown, unreachable
 from outlast.core.store.postgres.primary import Primary, Session
-from outlast.core.store.postgres.rows import load_arguments, snapshot_of, write_arguments
+from outlast.core.store.postgres.rows import HEAD_COLUMNS, OWN_COLUMNS, snapshot_of
+from outlast.core.store.postgres.schema import prepare_schema
 from outlast.core.store.postgres.session import (
     connect_reader,
     connect_writer,
-    prepare_schema,
 )
+from outlast.core.store.postgres.skew import refuse_skew
+from outlast.core.store.postgres.statements import Statements
 from outlast.core.store.queries import load_queries
 
 log = logging.getLogger("outlast.store")
@@ -59,6 +71,8 @@ FLUSH_LIMIT_S = 30.0
 """After this time without COMMIT's answer the connection is given up."""
 ROLLBACK_LIMIT_S = 2.0
 CLOSE_LIMIT_S = 5.0
+IN_TURN_FLUSHES = 50
+"""So many flushes take the head's lock first after one found that another node had got between."""
 _AFTER_ALL = "\U0010ffff"
 """Greater than any id."""
 _NOT_REPLICATED = "might not have been replicated"
@@ -70,15 +84,29 @@ async def _leave(_connection: object) -> None:
     own way would be a round trip per read."""
 
 
+class _Overtaken(Exception):
+    """Another node wrote between this flush's load and its write, which therefore wrote nothing."""
+
+
 class PostgresStore:
     """`Store` on one PostgreSQL database, shared by the nodes of a site. Open with `PostgresStore.open`."""
 
     def __init__(
-        self, dsn: str, *, allow_unsafe: bool = False, session_name: str = "outlast"
+        self,
+        dsn: str,
+        *,
+        clock: Clock | None = None,
+        allow_unsafe: bool = False,
+        session_name: str = "outlast",
     ) -> None:
         self._primary = Primary(dsn, session_name)
+        self._clock = clock or SystemClock()
         self._allow_unsafe = allow_unsafe
         self._q = load_queries("outlast.core.store.postgres", "queries.sql")
+        self._statements = Statements(load_queries("outlast.core.store.postgres", "flush.sql"))
+        self._schema = 0
+        self._in_turn = 0
+        self._next_partition = 0
         self._writing = asyncio.Lock()
         self._writer: Session | None = None
         self._pool: asyncpg.Pool[Any] | None = None
@@ -88,17 +116,23 @@ class PostgresStore:
 
     @classmethod
     async def open(
-        cls, dsn: str, *, allow_unsafe: bool = False, session_name: str = "outlast"
+        cls,
+        dsn: str,
+        *,
+        clock: Clock | None = None,
+        allow_unsafe: bool = False,
+        session_name: str = "outlast",
     ) -> PostgresStore:
         """Connect, bring the schema up to date; ``dsn`` is ``postgresql://user:password@host,host:port/database``.
 
-        ``allow_unsafe`` accepts a server that does not sync to its disk. Raises Refused (address, login, rights,
-        settings, schema) or Unavailable (not reachable, standbys only), each saying what to do. ``session_name`` (63
+        ``clock`` is what this node's leases go by; it is compared with the server's. ``allow_unsafe`` accepts a
+        server that does not sync to its disk. Raises Refused (address, login, rights, settings, schema) or
+        Unavailable (not reachable, standbys only, clocks differ), each saying what to do. ``session_name`` (63
         bytes at most) is how `sessions` and the server's own lists show this process.
         """
-        store = cls(dsn, allow_unsafe=allow_unsafe, session_name=session_name)
+        store = cls(dsn, clock=clock, allow_unsafe=allow_unsafe, session_name=session_name)
         try:
-            await prepare_schema(await store._connected(), store._q)
+            await store._prepare()
             with translated():
                 store._pool = await asyncpg.create_pool(
                     connect=partial(connect_reader, store._primary),
@@ -127,45 +161,114 @@ class PostgresStore:
             finally:
                 limit.cancel()
 
-    async def _flush(self, db: asyncpg.Connection[Any], needs: Needs, plan: Plan) -> None:
+    async def _prepare(self) -> None:
+        """What must be right before anything is read or written: schema, rights, clocks."""
+        db = await self._connected()
+        state = await prepare_schema(db, self._q, self._statements.all())
+        self._schema = state.program
+        if state.pending:
+            log.info("pending, for when no older program is left: %s", _titles(state.pending))
+        await self._load(db, Needs())
         with translated():
-            await db.execute(self._q["begin"])
-            row = await db.fetchrow(self._q["load"], *load_arguments(needs))
-        if row is None:
-            raise Corrupt("database-corrupt", "the row that says where the log stands is gone")
-        snapshot = snapshot_of(row, needs)
+            newest = (await partitions.read_partitions(db, self._q))[-1]
+        self._next_partition = partitions.next_ask(newest)
+
+    async def _flush(self, db: asyncpg.Connection[Any], needs: Needs, plan: Plan) -> None:
+        write = None
+        if not self._in_turn:
+            try:
+                write = await self._flush_alone(db, needs, plan)
+            except _Overtaken:
+                self._in_turn = IN_TURN_FLUSHES
+        if self._in_turn:
+            self._in_turn -= 1
+            write = await self._flush_in_turn(db, needs, plan)
+        if write is None:
+            return
+        self._workers.update(job.worker for job in write.jobs.values() if job.state == "leased")
+        if write.head.next_job >= self._next_partition:
+            await self._make_partition(db, write.head.next_job)
+
+    async def _flush_alone(
+        self, db: asyncpg.Connection[Any], needs: Needs, plan: Plan
+    ) -> WriteSet | None:
+        snapshot, flush = await self._load(db, needs)
+        write = plan(snapshot)
+        if not write.changes(snapshot):
+            return None
+        sql, arguments = self._statements.write(write, snapshot, flush)
+        if not await self._commit(db, db.fetchval(sql, *arguments)):
+            raise _Overtaken
+        return write
+
+    async def _flush_in_turn(
+        self, db: asyncpg.Connection[Any], needs: Needs, plan: Plan
+    ) -> WriteSet | None:
+        with translated():
+            await db.execute(self._statements.lock)
+        snapshot, flush = await self._load(db, needs)
         # Here, not in a thread: it is short, all Python, and the head's lock is held.
         write = plan(snapshot)
         if not write.changes(snapshot):
             with translated():
                 await db.execute("ROLLBACK")  # a claim that found nothing, say: no sync for that
-            return
+            return None
+        sql, arguments = self._statements.write(write, snapshot, flush)
         with translated():
-            await db.execute(self._q["write"], *write_arguments(write))
-        await self._commit(db)
-        self._workers.update(job.worker for job in write.jobs.values() if job.state == "leased")
+            await db.execute(sql, *arguments)
+        if await self._commit(db, db.execute("COMMIT")) != "COMMIT":
+            raise Unavailable(
+                "storage-error", "the server rolled a commit back", retry_after_s=RETRY_S
+            )
+        return write
 
-    async def _commit(self, db: asyncpg.Connection[Any]) -> None:
+    async def _load(self, db: asyncpg.Connection[Any], needs: Needs) -> tuple[Snapshot, int]:
+        """What there is, and which flush wrote it; raises Unavailable ``clock-skew``, Refused ``schema-newer``."""
+        sql, parts, arguments = self._statements.load(needs)
+        asked_ms = self._clock.now_ms()
+        with translated():
+            row = await db.fetchrow(sql, *arguments)
+        answered_ms = self._clock.now_ms()
+        if row is None:
+            raise Corrupt("database-corrupt", "the row that says where the log stands is gone")
+        flush, server_ms, oldest = row[HEAD_COLUMNS : HEAD_COLUMNS + OWN_COLUMNS]
+        if (oldest or 0) > self._schema:
+            raise schema_newer(oldest, self._schema)
+        refuse_skew(asked_ms, server_ms, answered_ms)
+        return snapshot_of(row, parts, needs), flush
+
+    async def _commit(self, db: asyncpg.Connection[Any], sent: Awaitable[Any]) -> Any:
+        """The answer to what commits: COMMIT, or a statement that is a transaction of its own."""
         self._unconfirmed = False
         with translated(committing=True):
-            commit = asyncio.ensure_future(db.execute("COMMIT"))
+            commit = asyncio.ensure_future(sent)
             try:
                 done = await asyncio.shield(commit)
             except asyncio.CancelledError:
                 db.terminate()  # before asyncpg hears of it, which would ask the server to cancel
                 await asyncio.wait([commit])
                 raise
-        if done != "COMMIT":
-            raise Unavailable(
-                "storage-error", "the server rolled a commit back", retry_after_s=RETRY_S
-            )
         if self._unconfirmed:
             raise unknown("no standby has confirmed it")
+        return done
+
+    async def _make_partition(self, db: asyncpg.Connection[Any], next_job: int) -> None:
+        """After a flush, which stands whatever happens here."""
+        self._next_partition = next_job + partitions.MIN_WIDTH // 10
+        try:
+            self._next_partition = await partitions.make_ahead(
+                db, self._q, self._statements, self._clock.now_ms()
+            )
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            log.warning("no partition made for the next jobs, they do without: %s", error)
+            if db.is_in_transaction():
+                self._abandon()
 
     async def _roll_back(self, db: asyncpg.Connection[Any], error: BaseException) -> None:
         """Make the session fit for the next flush, or have that one open its own."""
         # What is wrong may be the session's: another primary by now, a plan for tables since changed.
-        if isinstance(error, Unavailable | Unknown) or not isinstance(error, Exception):
+        is_lost = isinstance(error, Unavailable | Unknown) and error.code != "clock-skew"
+        if is_lost or not isinstance(error, Exception):
             self._abandon()
             return
         try:
@@ -199,11 +302,16 @@ class PostgresStore:
             writer.terminate()
 
     async def prune(self, *, idempotency_before_ms: int, jobs_before_ms: int) -> int:
-        gone = 0
-        async with self._session() as db, db.transaction():
-            if await db.fetchval(self._q["prune_alone"]):
+        gone: int = 0
+        async with self._session() as db:
+            if not await db.fetchval(self._q["prune_alone"]):
+                return 0
+            try:
                 gone += await db.fetchval(self._q["prune_idempotency"], idempotency_before_ms)
-                gone += await db.fetchval(self._q["prune_jobs"], jobs_before_ms)
+                gone += await partitions.forget_old(db, self._q, self._statements, jobs_before_ms)
+            finally:
+                if not db.is_closed():
+                    await db.execute(self._q["prune_done"])
         return gone
 
     async def pin(self, name: str, value: str) -> None:
@@ -285,10 +393,11 @@ class PostgresStore:
     ) -> Sequence[JobRow]:
         if state is None:
             rows = await self._read("jobs", tenant, after, limit)
-        elif state in ("dead", "parked"):
-            rows = await self._read("jobs_stuck", tenant, state, after, limit)
+        elif state == "done":
+            rows = await self._read("jobs_done", tenant, after, limit)
         else:
-            rows = await self._read(f"jobs_{state}", tenant, after, limit)
+            query = "jobs_stuck" if state in ("dead", "parked") else "jobs_in_state"
+            rows = await self._read(query, tenant, state, after, limit)
         return [JobRow(*row) for row in rows]
 
     async def job_counts(self) -> JobCounts:
@@ -377,6 +486,10 @@ class PostgresStore:
                 await db.execute(self._q["release_leases"], sorted(self._workers))
         except (OutlastError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             log.warning("leases not given back, they run out by themselves: %s", error)
+
+
+def _titles(migrations: Sequence[Migration]) -> str:
+    return ", ".join(one.title for one in migrations)
 
 
 def _closed() -> Unavailable:

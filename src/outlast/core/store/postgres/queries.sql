@@ -1,87 +1,4 @@
--- A flush is four round trips: begin (and lock), load, write, COMMIT. Everything between the first and the last
--- stands in every other node's way, so what is loaded is one statement, and what is written is another, each with
--- one part per table.
-
--- name: begin
--- A statement of its own: under READ COMMITTED the next one then sees all that the lock's last holder committed.
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-SELECT 1 FROM head WHERE one = 1 FOR UPDATE;
-
--- name: load
--- No SKIP LOCKED for the claims: the head's lock is held, so nobody else can be claiming.
-SELECT h.size, h.edge, h.hlc, h.next_job,
-    ARRAY(
-        SELECT ROW (s.tenant, s.kind, s.id, s.version, s.label, s.state, s.last_index, s.updated_ms)
-        FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (tenant, kind, id)
-        JOIN stream s ON s.tenant = wanted.tenant AND s.kind = wanted.kind AND s.id = wanted.id
-    ),
-    ARRAY(
-        SELECT ROW (digest, body, receipt, created_ms) FROM idempotency WHERE digest = ANY ($4::bytea[])
-    ),
-    ARRAY(
-        SELECT ROW (id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts,
-                    cause, created_ms, error, trace)
-        FROM job WHERE id = ANY ($5::bigint[])
-    ),
-    ARRAY(
-        SELECT ROW (name, value) FROM counter WHERE name = ANY ($6::text[])
-    ),
-    ARRAY(
-        SELECT ROW (ask.number, j.id, j.tenant, j.kind, j.stream, j.payload, j.state, j.run_at_ms, j.lease, j.worker,
-                    j.lease_until_ms, j.attempts, j.cause, j.created_ms, j.error, j.trace)
-        FROM unnest($7::bigint[], $8::text[]) WITH ORDINALITY AS ask (now_ms, kinds, number)
-        CROSS JOIN LATERAL (
-            (SELECT 1 AS part, lease_until_ms AS at_ms, job.* FROM job
-             WHERE state = 'leased' AND lease_until_ms <= ask.now_ms
-               AND kind = ANY (ARRAY(SELECT jsonb_array_elements_text(ask.kinds::jsonb)))
-             ORDER BY lease_until_ms, id LIMIT $9)
-            UNION ALL
-            (SELECT 2 AS part, run_at_ms AS at_ms, job.* FROM job
-             WHERE state = 'ready' AND run_at_ms <= ask.now_ms
-               AND kind = ANY (ARRAY(SELECT jsonb_array_elements_text(ask.kinds::jsonb)))
-             ORDER BY run_at_ms, id LIMIT $9)
-        ) AS j
-        ORDER BY ask.number, j.part, j.at_ms, j.id
-    )
-FROM head h WHERE h.one = 1;
-
--- name: write
-WITH new_entry AS (
-    INSERT INTO entry (idx, previous, leaf)
-    SELECT * FROM unnest($5::bigint[], $6::bigint[], $7::bytea[])
-), new_stream AS (
-    INSERT INTO stream (tenant, kind, id, version, label, state, last_index, updated_ms)
-    SELECT * FROM unnest($8::text[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bytea[],
-                         $14::bigint[], $15::bigint[])
-), changed_stream AS (
-    UPDATE stream s
-    SET version = w.version, label = w.label, state = w.state, last_index = w.last_index, updated_ms = w.updated_ms
-    FROM unnest($16::text[], $17::text[], $18::text[], $19::bigint[], $20::text[], $21::bytea[], $22::bigint[],
-                $23::bigint[]) AS w (tenant, kind, id, version, label, state, last_index, updated_ms)
-    WHERE s.tenant = w.tenant AND s.kind = w.kind AND s.id = w.id
-), new_idempotency AS (
-    INSERT INTO idempotency (digest, body, receipt, created_ms)
-    SELECT * FROM unnest($24::bytea[], $25::bytea[], $26::bytea[], $27::bigint[])
-), new_job AS (
-    INSERT INTO job (id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts,
-                     cause, created_ms, error, trace)
-    SELECT * FROM unnest($28::bigint[], $29::text[], $30::text[], $31::text[], $32::bytea[], $33::text[],
-                         $34::bigint[], $35::bigint[], $36::text[], $37::bigint[], $38::bigint[], $39::bigint[],
-                         $40::bigint[], $41::text[], $42::text[])
-), changed_job AS (
-    UPDATE job j
-    SET state = w.state, run_at_ms = w.run_at_ms, lease = w.lease, worker = w.worker,
-        lease_until_ms = w.lease_until_ms, attempts = w.attempts, error = w.error
-    FROM unnest($43::bigint[], $44::text[], $45::bigint[], $46::bigint[], $47::text[], $48::bigint[], $49::bigint[],
-                $50::text[]) AS w (id, state, run_at_ms, lease, worker, lease_until_ms, attempts, error)
-    WHERE j.id = w.id
-), new_counter AS (
-    INSERT INTO counter (name, value) SELECT * FROM unnest($51::text[], $52::bigint[])
-    ON CONFLICT (name) DO UPDATE SET value = excluded.value
-), new_subject_key AS (
-    INSERT INTO subject_key (subject, wrapped) SELECT * FROM unnest($53::text[], $54::bytea[])
-)
-UPDATE head SET size = $1, edge = $2, hlc = $3, next_job = $4 WHERE one = 1;
+-- What is no flush: reads, upkeep, the schema. A flush's statements are in flush.sql.
 
 -- name: head
 SELECT size, edge, hlc, next_job FROM head WHERE one = 1;
@@ -116,66 +33,69 @@ WITH RECURSIVE chain AS (
 SELECT idx, leaf FROM chain ORDER BY idx;
 
 -- name: job
-SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error, trace
-FROM job WHERE id = $1;
+-- Where there is a lease row, job_done need not be asked: nothing equals NULL.
+SELECT b.id, b.tenant, b.kind, b.stream, b.payload, coalesce(l.state, 'done'), coalesce(l.run_at_ms, d.run_at_ms),
+       coalesce(l.lease, d.lease), coalesce(l.worker, d.worker), coalesce(l.lease_until_ms, d.lease_until_ms),
+       coalesce(l.attempts, d.attempts), b.cause, b.created_ms, coalesce(l.error, d.error), b.trace
+FROM job_body b
+LEFT JOIN job_lease l ON l.id = b.id
+LEFT JOIN job_done d ON d.id = CASE WHEN l.id IS NULL THEN b.id END
+WHERE b.id = $1;
 
 -- name: jobs
-SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error, trace
-FROM job WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3;
+SELECT b.id, b.tenant, b.kind, b.stream, b.payload, coalesce(l.state, 'done'), coalesce(l.run_at_ms, d.run_at_ms),
+       coalesce(l.lease, d.lease), coalesce(l.worker, d.worker), coalesce(l.lease_until_ms, d.lease_until_ms),
+       coalesce(l.attempts, d.attempts), b.cause, b.created_ms, coalesce(l.error, d.error), b.trace
+FROM job_body b
+LEFT JOIN job_lease l ON l.id = b.id
+LEFT JOIN job_done d ON d.id = CASE WHEN l.id IS NULL THEN b.id END
+WHERE b.tenant = $1 AND b.id > $2 ORDER BY b.id LIMIT $3;
 
--- name: jobs_done
-SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error, trace
-FROM job WHERE tenant = $1 AND state = 'done' AND id > $2 ORDER BY id LIMIT $3;
-
--- name: jobs_ready
--- By the index of ready jobs, however many finished ones there are: in the order of ids those would be read too.
-WITH found AS MATERIALIZED (SELECT id FROM job WHERE state = 'ready' AND tenant = $1)
-SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error, trace
-FROM job WHERE id IN (SELECT id FROM found WHERE id > $2 ORDER BY id LIMIT $3) ORDER BY id;
-
--- name: jobs_leased
-WITH found AS MATERIALIZED (SELECT id FROM job WHERE state = 'leased' AND tenant = $1)
-SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error, trace
-FROM job WHERE id IN (SELECT id FROM found WHERE id > $2 ORDER BY id LIMIT $3) ORDER BY id;
+-- name: jobs_in_state
+SELECT b.id, b.tenant, b.kind, b.stream, b.payload, l.state, l.run_at_ms, l.lease, l.worker, l.lease_until_ms,
+       l.attempts, b.cause, b.created_ms, l.error, b.trace
+FROM job_lease l JOIN job_body b ON b.id = l.id
+WHERE b.tenant = $1 AND l.state = $2 AND l.id > $3 ORDER BY l.id LIMIT $4;
 
 -- name: jobs_stuck
 -- The second condition lets PostgreSQL see that the partial index job_stuck has them all.
-SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error, trace
-FROM job WHERE tenant = $1 AND state = $2 AND state IN ('dead', 'parked') AND id > $3 ORDER BY id LIMIT $4;
+SELECT b.id, b.tenant, b.kind, b.stream, b.payload, l.state, l.run_at_ms, l.lease, l.worker, l.lease_until_ms,
+       l.attempts, b.cause, b.created_ms, l.error, b.trace
+FROM job_lease l JOIN job_body b ON b.id = l.id
+WHERE b.tenant = $1 AND l.state = $2 AND l.state IN ('dead', 'parked') AND l.id > $3 ORDER BY l.id LIMIT $4;
+
+-- name: jobs_done
+SELECT b.id, b.tenant, b.kind, b.stream, b.payload, 'done', d.run_at_ms, d.lease, d.worker, d.lease_until_ms,
+       d.attempts, b.cause, b.created_ms, d.error, b.trace
+FROM job_done d JOIN job_body b ON b.id = d.id
+WHERE b.tenant = $1 AND d.id > $2 ORDER BY d.id LIMIT $3;
 
 -- name: job_counts
-SELECT (SELECT count(*) FROM job WHERE state = 'ready'),
-       (SELECT count(*) FROM job WHERE state = 'leased'),
-       (SELECT count(*) FROM job WHERE state = 'dead' AND state IN ('dead', 'parked')),
-       (SELECT count(*) FROM job WHERE state = 'parked' AND state IN ('dead', 'parked'));
+SELECT (SELECT count(*) FROM job_lease WHERE state = 'ready'),
+       (SELECT count(*) FROM job_lease WHERE state = 'leased'),
+       (SELECT count(*) FROM job_lease WHERE state = 'dead' AND state IN ('dead', 'parked')),
+       (SELECT count(*) FROM job_lease WHERE state = 'parked' AND state IN ('dead', 'parked'));
 
 -- name: job_groups
-SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state = 'ready' GROUP BY kind, state
-UNION ALL
-SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state = 'leased' GROUP BY kind, state
-UNION ALL
-SELECT kind, state, count(*), min(created_ms), min(run_at_ms) FROM job WHERE state IN ('dead', 'parked')
-GROUP BY kind, state;
+-- The oldest made is the one with the smallest number.
+SELECT g.kind, g.state, g.count, b.created_ms, g.oldest_due_ms
+FROM (SELECT kind, state, count(*), min(id) AS oldest, min(run_at_ms) AS oldest_due_ms
+      FROM job_lease GROUP BY kind, state) AS g
+JOIN job_body b ON b.id = g.oldest;
 
 -- name: count_kind
-SELECT (SELECT count(*) FROM job WHERE state = 'ready' AND kind = $1)
-     + (SELECT count(*) FROM job WHERE state = 'leased' AND kind = $1);
+SELECT (SELECT count(*) FROM job_lease WHERE state = 'ready' AND kind = $1)
+     + (SELECT count(*) FROM job_lease WHERE state = 'leased' AND kind = $1);
 
 -- name: next_due
 SELECT LEAST(
-    (SELECT run_at_ms FROM job WHERE state = 'ready' AND kind = ANY ($1::text[]) ORDER BY run_at_ms LIMIT 1),
-    (SELECT lease_until_ms FROM job WHERE state = 'leased' AND kind = ANY ($1::text[])
+    (SELECT run_at_ms FROM job_lease WHERE state = 'ready' AND kind = ANY ($1::text[]) ORDER BY run_at_ms LIMIT 1),
+    (SELECT lease_until_ms FROM job_lease WHERE state = 'leased' AND kind = ANY ($1::text[])
      ORDER BY lease_until_ms LIMIT 1)
 );
 
 -- name: release_leases
-UPDATE job SET lease_until_ms = 0 WHERE state = 'leased' AND worker = ANY ($1::text[]);
+UPDATE job_lease SET lease_until_ms = 0 WHERE state = 'leased' AND worker = ANY ($1::text[]);
 
 -- name: sessions
 SELECT DISTINCT application_name FROM pg_stat_activity
@@ -194,8 +114,11 @@ INSERT INTO pin (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING;
 SELECT value FROM pin WHERE name = $1;
 
 -- name: prune_alone
--- One node prunes at a time; the others need not wait for it.
-SELECT pg_try_advisory_xact_lock(7810488);
+-- One node prunes at a time; the others need not wait for it. The session's, as it is several transactions.
+SELECT pg_try_advisory_lock(7810488);
+
+-- name: prune_done
+SELECT pg_advisory_unlock(7810488);
 
 -- name: prune_idempotency
 WITH gone AS (
@@ -205,29 +128,48 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone;
 
--- name: prune_jobs
--- Among the oldest finished ones, whatever unfinished and stuck ones are older still.
-WITH gone AS (
-    DELETE FROM job WHERE created_ms < $1 AND id IN (SELECT id FROM job WHERE state = 'done' ORDER BY id LIMIT 2000)
-    RETURNING 1
-)
-SELECT count(*) FROM gone;
+-- name: forget_jobs
+SELECT job_rows_forget($1, 2000);
+
+-- name: next_job
+SELECT next_job FROM head WHERE one = 1;
+
+-- name: partitions
+SELECT from_id, to_id, made_ms, made_at FROM job_partition ORDER BY from_id;
+
+-- name: make_partition
+SELECT job_partition_make($1, $2, $3, $4);
+
+-- name: drop_partition
+SELECT job_partition_drop($1, $2, $3);
 
 -- name: migrate_alone
 SELECT pg_advisory_xact_lock(7810487);
 
+-- name: migrate_patience
+SET LOCAL lock_timeout = '2s';
+
 -- name: schema_exists
-SELECT to_regclass('schema_version') IS NOT NULL;
+-- Not to_regclass: it may remember, in the transaction that waited for the lock, that there was no table before.
+SELECT EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE c.relname = 'schema_migration' AND n.nspname = ANY (current_schemas(false)));
 
 -- name: schema_create
-CREATE TABLE schema_version (one integer PRIMARY KEY CHECK (one = 1), version integer NOT NULL);
-INSERT INTO schema_version VALUES (1, 0);
+CREATE TABLE schema_migration (
+    number integer PRIMARY KEY,
+    phase text NOT NULL CHECK (phase IN ('pre', 'post')),
+    applied timestamptz NOT NULL DEFAULT now()
+);
 
--- name: schema_version
-SELECT version FROM schema_version WHERE one = 1;
+-- name: schema_applied
+SELECT number, phase FROM schema_migration ORDER BY number;
 
--- name: schema_set
-UPDATE schema_version SET version = $1 WHERE one = 1;
+-- name: schema_add
+INSERT INTO schema_migration (number, phase) VALUES ($1, $2);
+
+-- name: fence
+-- Whoever has loaded before a post migration must not write after it: the head is not what it was.
+UPDATE head SET size = size WHERE one = 1;
 
 -- name: settings
 SELECT current_setting('server_version_num')::integer, current_setting('server_encoding'),
@@ -239,8 +181,17 @@ SELECT string_agg(what || ' on ' || name, ', ')
 FROM (VALUES ('head', 'SELECT'), ('head', 'UPDATE'), ('entry', 'SELECT'), ('entry', 'INSERT'),
              ('stream', 'SELECT'), ('stream', 'INSERT'), ('stream', 'UPDATE'),
              ('idempotency', 'SELECT'), ('idempotency', 'INSERT'), ('idempotency', 'DELETE'),
-             ('job', 'SELECT'), ('job', 'INSERT'), ('job', 'UPDATE'), ('job', 'DELETE'),
+             ('job_body', 'SELECT'), ('job_body', 'INSERT'), ('job_partition', 'SELECT'),
+             ('job_lease', 'SELECT'), ('job_lease', 'INSERT'), ('job_lease', 'UPDATE'), ('job_lease', 'DELETE'),
+             ('job_done', 'SELECT'), ('job_done', 'INSERT'), ('job_done', 'DELETE'),
              ('counter', 'SELECT'), ('counter', 'INSERT'), ('counter', 'UPDATE'),
-             ('subject_key', 'SELECT'), ('subject_key', 'INSERT'), ('pin', 'SELECT'), ('pin', 'INSERT')
+             ('subject_key', 'SELECT'), ('subject_key', 'INSERT'), ('pin', 'SELECT'), ('pin', 'INSERT'),
+             ('schema_migration', 'SELECT')
 ) AS need (name, what)
 WHERE NOT has_table_privilege(name, what);
+
+-- name: missing_functions
+SELECT string_agg('EXECUTE on ' || name, ', ')
+FROM unnest(ARRAY['job_partition_make(bigint, bigint, bigint, bigint)', 'job_partition_drop(bigint, bigint, bigint)',
+                  'job_rows_forget(bigint, bigint)']) AS name
+WHERE NOT has_function_privilege(name, 'EXECUTE');

@@ -1,9 +1,7 @@
-"""Sessions with the server: how they are opened, what they insist on, and the schema they find.
+"""Sessions with the server: how they are opened, and what they insist on.
 
 Every session asks for ``synchronous_commit=on`` and reads it back with the server's own ``fsync`` and
 ``full_page_writes``: a site that cannot have them does not start. A server that only follows another is not used.
-The schema is brought up to this program's under a lock, so many nodes may start at once; a newer one is refused,
-and so are tables that somebody changed by hand.
 """
 
 from __future__ import annotations
@@ -16,9 +14,7 @@ import asyncpg
 from outlast.core.errors import Refused
 from outlast.core.store.postgres.failure import invalid_address, translated
 from outlast.core.store.postgres.primary import Primary, Session
-from outlast.core.store.queries import load_migrations
 
-SCHEMA_PACKAGE = "outlast.core.store.postgres.migrations"
 MIN_SERVER = 150_000
 """PostgreSQL 15, as ``server_version_num``: older ones are out of support or nearly so."""
 READ_TIMEOUT_S = 30.0
@@ -43,6 +39,9 @@ WRITER_SETTINGS = {
     "lock_timeout": "10s",
     # No statement_timeout: it would end the wait for a synchronous standby and report success.
     "statement_timeout": "0",
+    # A flush's statements may be transactions of their own: whatever the database's defaults are.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
     "plan_cache_mode": "force_generic_plan",
     "enable_bitmapscan": "off",
 }
@@ -100,52 +99,3 @@ async def verify_settings(
             hint="Set all three to on. For a test whose data may be lost: [store] allow_unsafe = true.",
             scope="site",
         )
-
-
-async def prepare_schema(connection: asyncpg.Connection[Any], queries: Mapping[str, str]) -> None:
-    """Bring the schema up to date; raises Refused ``schema-newer``, ``schema-drift``, ``storage-forbidden``."""
-    with translated():
-        async with connection.transaction():
-            await connection.execute(queries["migrate_alone"])
-            await _migrate(connection, queries)
-        missing = await connection.fetchval(queries["missing_rights"])
-        if missing:
-            raise Refused(
-                "storage-forbidden",
-                f"the database user lacks {missing}",
-                hint="Make it the owner of the database, or GRANT what docs/howto/postgresql.md lists.",
-                scope="site",
-            )
-        await _verify_schema(connection, queries)
-
-
-async def _migrate(connection: asyncpg.Connection[Any], queries: Mapping[str, str]) -> None:
-    migrations = load_migrations(SCHEMA_PACKAGE)
-    newest = migrations[-1][0]
-    version = 0
-    if await connection.fetchval(queries["schema_exists"]):
-        version = await connection.fetchval(queries["schema_version"])
-    else:
-        await connection.execute(queries["schema_create"])
-    if version > newest:
-        raise Refused(
-            "schema-newer",
-            f"the database has schema {version}, this program knows {newest}",
-            hint="Run the newer outlast that wrote it.",
-            scope="site",
-        )
-    for number, sql in migrations:
-        if number > version:
-            await connection.execute(sql)
-            await connection.execute(queries["schema_set"], number)
-
-
-_NOT_PREPARED = frozenset({"begin", "schema_create"})
-"""Several statements each, which cannot be prepared."""
-
-
-async def _verify_schema(connection: asyncpg.Connection[Any], queries: Mapping[str, str]) -> None:
-    """Have the server look at every query: a table or column that is not there, or of another type, is an error."""
-    for name, sql in queries.items():
-        if name not in _NOT_PREPARED:
-            await connection.prepare(sql)

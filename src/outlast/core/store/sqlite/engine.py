@@ -48,11 +48,11 @@ from outlast.core.store.port import (
     StreamRow,
     WriteSet,
 )
-from outlast.core.store.queries import load_migrations, load_queries
+from outlast.core.store.queries import load_queries
 from outlast.core.store.sqlite.resync import resync
 from outlast.core.store.sqlite.rows import execute_rows
+from outlast.core.store.sqlite.schema import migrate
 
-SCHEMA_PACKAGE = "outlast.core.store.migrations"
 BUSY_TIMEOUT_MS = 5_000
 """How long a connection waits for another's lock."""
 CHECKPOINT_PAGES = 2_000
@@ -153,7 +153,7 @@ class SqliteStore:
     def _connect(self) -> None:
         _private(self._path)
         self._writer = _connect(self._path)
-        _migrate(self._writer)
+        migrate(self._writer)
         _verify_settings(self._writer)
         # Only this process may hold leases on an embedded store; an earlier one's are void.
         self._writer.execute(self._q["release_leases"])
@@ -565,20 +565,3 @@ def _verify_settings(db: apsw.Connection) -> None:
             f"SQLite runs with journal_mode={journal}, synchronous={synchronous}; wal and 2 are needed",
             hint="Keep the data folder on a local file system that supports shared memory.",
         )
-
-
-def _migrate(db: apsw.Connection) -> None:
-    migrations = load_migrations(SCHEMA_PACKAGE)
-    newest = migrations[-1][0]
-    version = db.pragma("user_version")
-    if version > newest:
-        raise Refused(
-            "schema-newer",
-            f"the database has schema {version}, this program knows {newest}",
-            hint="Run the newer outlast that wrote it.",
-        )
-    for number, sql in migrations:
-        if number > version:
-            with db:
-                db.execute(sql)
-                db.pragma("user_version", number)
