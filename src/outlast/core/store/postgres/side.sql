@@ -11,9 +11,13 @@ WHERE (tenant, kind, id) > ($1, $2, $3) ORDER BY tenant, kind, id LIMIT $4;
 SELECT digest, body, receipt, created_ms FROM idempotency WHERE digest > $1 ORDER BY digest LIMIT $2;
 
 -- name: page_job
-SELECT id, tenant, kind, stream, payload, state, run_at_ms, lease, worker, lease_until_ms, attempts, cause,
-       created_ms, error, trace
-FROM job WHERE id > $1 ORDER BY id LIMIT $2;
+SELECT b.id, b.tenant, b.kind, b.stream, b.payload, coalesce(l.state, 'done'), coalesce(l.run_at_ms, d.run_at_ms),
+       coalesce(l.lease, d.lease), coalesce(l.worker, d.worker), coalesce(l.lease_until_ms, d.lease_until_ms),
+       coalesce(l.attempts, d.attempts), b.cause, b.created_ms, coalesce(l.error, d.error), b.trace
+FROM job_body b
+LEFT JOIN job_lease l ON l.id = b.id
+LEFT JOIN job_done d ON d.id = CASE WHEN l.id IS NULL THEN b.id END
+WHERE b.id > $1 ORDER BY b.id LIMIT $2;
 
 -- name: page_counter
 SELECT name, value FROM counter WHERE name > $1 ORDER BY name LIMIT $2;
@@ -31,7 +35,7 @@ SELECT tenant, kind, id FROM stream ORDER BY tenant DESC, kind DESC, id DESC LIM
 SELECT digest FROM idempotency ORDER BY digest DESC LIMIT 1;
 
 -- name: last_job
-SELECT id FROM job ORDER BY id DESC LIMIT 1;
+SELECT id FROM job_body ORDER BY id DESC LIMIT 1;
 
 -- name: last_counter
 SELECT name FROM counter ORDER BY name DESC LIMIT 1;
@@ -49,7 +53,7 @@ SELECT count(*) FROM stream;
 SELECT count(*) FROM idempotency;
 
 -- name: count_job
-SELECT count(*) FROM job;
+SELECT count(*) FROM job_body;
 
 -- name: count_counter
 SELECT count(*) FROM counter;
@@ -70,8 +74,8 @@ INSERT INTO pin (name, value) VALUES ('move', $1);
 -- Of those that a site's store may have, those that are there.
 SELECT string_agg(quote_ident(relname), ', ') FROM pg_class
 WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')
-  AND relname = ANY (ARRAY['entry', 'stream', 'idempotency', 'counter', 'subject_key', 'pin', 'job', 'job_body',
-                           'job_lease', 'job_done']);
+  AND relname = ANY (ARRAY['entry', 'stream', 'idempotency', 'counter', 'subject_key', 'pin', 'job_body', 'job_lease',
+                           'job_done']);
 
 -- name: reset_head
 UPDATE head SET size = 0, edge = '\x0000000000000000', hlc = 0, next_job = 1;
