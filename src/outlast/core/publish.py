@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from outlast.core.clock import Clock
@@ -55,6 +55,10 @@ class Archive(Protocol):
 
     def published(self) -> Tree | None:
         """The tree of the published checkpoint; None before the first."""
+        ...
+
+    def entries(self, start: int, end: int) -> Iterator[bytes]:
+        """The published entries ``[start, end)``."""
         ...
 
     def grow(self, old_size: int, entries: Iterable[bytes]) -> Tree:
@@ -133,6 +137,8 @@ class Publisher:
         self._recent = Recent()
         self._agreed = b""
         """The edge of the store's tree that is known to be the published one's."""
+        self._last_leaf = b""
+        """The last published entry, once it was looked at."""
         self._waiting_since_s: float | None = None
         self._covering_since_s: float | None = None
         self.tracer: Tracer | None = None
@@ -175,7 +181,11 @@ class Publisher:
         Raises Unavailable where the store cannot be read: who cannot compare must not begin. An archive that cannot
         be written holds nothing up.
         """
-        self._compare(await self._store.head())
+        head = await self._store.head()
+        try:
+            await self._check_history(head)
+        except Corrupt as error:
+            self._stop(error)
         if self.failure is None:
             await self.attempt()
 
@@ -210,7 +220,7 @@ class Publisher:
         since_s, self._waiting_since_s = self._waiting_since_s, None
         self._covering_since_s = since_s
         head = await self._store.head()
-        self._check_history(head)
+        await self._check_history(head)
         if head.size > self.published:
             span = None if self.tracer is None else self.tracer.root("publish checkpoint")
             work = self._publish(head, since_s)
@@ -218,42 +228,43 @@ class Publisher:
         self._covering_since_s = None
         return self.published
 
-    def _compare(self, head: Head) -> None:
-        try:
-            self._check_history(head)
-        except Corrupt as error:
-            self._stop(error)
-
     def _stop(self, error: Corrupt | Refused) -> None:
         self.failure = error
         log.critical("the log will not be signed again until this is looked into: %s", error)
 
-    def _check_history(self, head: Head) -> None:
-        """An older store is shorter than the log that is published; one that was written to since may be as long, and
-        one that is longer is known by its root, once the tiles have grown (`_publish`)."""
+    async def _check_history(self, head: Head) -> None:
+        """Whether the store goes on from what is published, before anything is written to the archive: an older store is
+        shorter; or, where it was written to since, has other entries, which carry other times. That it does in every
+        entry is for the root to say, once the tiles have grown (`_publish`). Raises Corrupt ``log-fork``."""
         if head.size < self.published:
-            raise Corrupt(
-                "log-fork",
+            raise _fork(
                 f"{self.published} entries are published, the store has only {head.size}",
-                hint="The store is older than the log: it was restored from a backup. Put the newer"
-                " database back; signing on would fork the log.",
-                scope="log",
+                "The store is older than the log: it was restored from a backup.",
             )
-        if head.size > self.published or not head.size or head.edge == self._agreed:
+        if not self.published or head.edge == self._agreed:
             return
-        known = self._archive.published()
-        if known is None or known.root != CompactRange.decode(head.edge).root():
-            raise Corrupt(
-                "log-fork",
-                f"{head.size} entries are published, and the store has others in their place",
-                hint="The store is of another history than the log: an older copy that was written to. Put the"
-                " newer database back; signing on would fork the log.",
-                scope="log",
+        if head.size > self.published:
+            is_same = await self._goes_on()
+        else:
+            known = self._archive.published()
+            is_same = known is not None and known.root == CompactRange.decode(head.edge).root()
+        if not is_same:
+            raise _fork(
+                f"{self.published} entries are published, and the store has others in their place",
+                "The store is of another history than the log: an older copy that was written to.",
             )
-        self._agreed = head.edge
+        if head.size == self.published:
+            self._agreed = head.edge
+
+    async def _goes_on(self) -> bool:
+        last = self.published - 1
+        if not self._last_leaf:
+            found = await self._off_loop(list, self._archive.entries(last, last + 1))
+            self._last_leaf = found[0]
+        return await self._store.entries(last, 1) == [self._last_leaf]
 
     async def _publish(self, head: Head, since_s: float | None) -> None:
-        tree = await self._grow(head.size)
+        tree, last_leaf = await self._grow(head.size)
         if tree.root != CompactRange.decode(head.edge).root():
             raise Corrupt(
                 "log-root-mismatch",
@@ -262,7 +273,7 @@ class Publisher:
                 scope="log",
             )
         await self._off_loop(self._archive.publish, self._sign(tree.size, tree.root))
-        self._agreed = head.edge
+        self._agreed, self._last_leaf = head.edge, last_leaf
         self._recent.forget(tree.size)
         if since_s is not None:
             self.lag_s = self._clock.monotonic_s() - since_s
@@ -272,7 +283,7 @@ class Publisher:
         if self.on_publish is not None:
             await self.on_publish(tree.size)
 
-    async def _grow(self, size: int) -> Tree:
+    async def _grow(self, size: int) -> tuple[Tree, bytes]:
         start = self.published
         while True:
             # pieces end where tiles do, so that none but the last leaves partial ones behind
@@ -288,4 +299,9 @@ class Publisher:
             tree: Tree = await self._off_loop(self._archive.grow, start, entries)
             start += len(entries)
             if start >= size:
-                return tree
+                return tree, entries[-1]
+
+
+def _fork(what: str, why: str) -> Corrupt:
+    hint = f"{why} Put the newer database back; signing on would fork the log."
+    return Corrupt("log-fork", what, hint=hint, scope="log")

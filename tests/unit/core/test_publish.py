@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import pytest
@@ -52,6 +52,10 @@ class ListArchive:
             return None
         size, root = self.checkpoints[-1].split()
         return Tree(int(size), bytes.fromhex(root.decode()))
+
+    def entries(self, start: int, end: int) -> Iterator[bytes]:
+        """What is there."""
+        return iter(self.leaves[start:end])
 
     def grow(self, old_size: int, entries: Iterable[bytes]) -> Tree:
         """Keep the entries."""
@@ -139,8 +143,10 @@ async def test_store_older_than_the_log_is_a_fork() -> None:
     assert len(bench.archive.checkpoints) == 1
 
 
-async def test_older_store_that_grew_as_long_as_the_log_is_a_fork() -> None:
-    """As many entries as were published, and others: at the start, and while running (the simulator's seed 2:17)."""
+@pytest.mark.parametrize("grown", [1, 3])
+async def test_older_store_that_was_written_to_is_a_fork(grown: int) -> None:
+    """As many entries as were published or more, but others: at the start, and while running (the simulator's seeds
+    2:17 and 2:500). Nothing of them reaches the archive, so the log goes on once the newer store is back."""
     bench = Bench()
     await bench.commit(2)
     older = Bench()
@@ -150,16 +156,20 @@ async def test_older_store_that_grew_as_long_as_the_log_is_a_fork() -> None:
     await bench.commit(1)
     assert await bench.publisher.publish_once() == 3
     older.clock.advance(5)
-    await older.commit(1)
+    await older.commit(grown)
     forked = Publisher(older.store, bench.archive, sign, bench.clock)
     await forked.begin()
     assert forked.failure is not None
     assert forked.failure.code == "log-fork"
+    newer = bench.store
     assert await bench.publisher.publish_once() == 3
     bench.publisher._store = older.store
     with pytest.raises(Corrupt, match="log-fork"):
         await bench.publisher.publish_once()
+    assert bench.archive.leaves == await newer.entries(0, 100)
     assert len(bench.archive.checkpoints) == 1
+    await bench.commit(1)
+    assert await Publisher(newer, bench.archive, sign, bench.clock).publish_once() == 4
 
 
 async def test_no_beginning_without_a_look_at_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
