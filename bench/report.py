@@ -61,6 +61,8 @@ def show(run: Run, console: Console) -> None:
         console.print(f"[bold]{outcome.title}[/]")
         for figure in outcome.figures:
             console.print(f"  {figure.name}: {figure.text()}", highlight=False)
+        for note in outcome.notes:
+            console.print(f"  {note}", highlight=False)
 
 
 def page(run: Run) -> str:
@@ -95,13 +97,14 @@ def _lines(run: Run) -> Iterator[str]:
 def _case(outcome: Outcome) -> Iterator[str]:
     yield f"## {outcome.title}"
     yield ""
-    yield outcome.method
-    yield ""
-    yield "| measured | median [range] |"
-    yield "|---|---|"
-    for figure in outcome.figures:
-        yield f"| {figure.name} | {figure.text()} |"
-    yield ""
+    if outcome.figures:
+        yield outcome.method
+        yield ""
+        yield "| measured | median [range] |"
+        yield "|---|---|"
+        for figure in outcome.figures:
+            yield f"| {figure.name} | {figure.text()} |"
+        yield ""
     for note in outcome.notes:
         yield f"- {note}"
     if outcome.notes:

