@@ -6,6 +6,7 @@ included, so that its health is watched and its failures are told alike.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,11 @@ from typing import NamedTuple
 from outlast.adapters.blob.filesystem import FilesystemBlobs
 from outlast.core.clock import Clock
 from outlast.core.decider import Deciders
-from outlast.core.errors import Refused
+from outlast.core.errors import OutlastError, Refused
 from outlast.core.replicas.debts import DebtLedger, Door, Settler
 from outlast.core.replicas.health import StoreHealth
 from outlast.core.replicas.model import CHECK_JOB, JOB_PREFIX
+from outlast.core.replicas.scrub import Scrubber
 from outlast.core.replicas.store import ReplicatedBlobs
 from outlast.core.routing.health import ProviderSnapshot
 from outlast.core.routing.router import Router
@@ -33,6 +35,8 @@ log = logging.getLogger("outlast.blobs")
 
 SETTLE_CONCURRENCY = 8
 """Blobs being copied to where they are owed at once."""
+LOOK_EVERY_S = 300.0
+"""How often is looked whether a scrub is due."""
 MAX_CA_BYTES = 1024 * 1024
 
 
@@ -127,14 +131,40 @@ class BlobPart:
                 stores.by_name, self.health, self.ledger, config.storage.write_copies
             )
         self.store: BlobStore = self.replicas or next(iter(stores.by_name.values()))
+        self.scrubber = Scrubber(
+            stores.by_name,
+            self.health,
+            self.ledger,
+            door,
+            streams,
+            streams,
+            deciders,
+            clock,
+            actor,
+            config.storage.scrub_mb_per_s * 1_000_000,
+        )
         self.owed = 0
+        self._clock = clock
+        self._every_ms = config.storage.scrub_every_h * 3_600_000
         self._opened = stores
         self._jobs = streams
         self._settler = Settler(stores.by_name, self.health, self.ledger, SETTLE_CONCURRENCY)
 
     def kinds(self) -> dict[str, Kind]:
         """The jobs that the runner shall run for this part."""
-        return self._settler.kinds() if self.replicas is not None else {}
+        settling = self._settler.kinds() if self.replicas is not None else {}
+        return {**settling, **self.scrubber.kinds()}
+
+    async def run(self) -> None:
+        """Begin a scrub when one is due, until cancelled. A single store is scrubbed only when asked to: there is
+        nothing to mend it from."""
+        while self._every_ms and len(self.stores) > 1:
+            try:
+                await self.scrubber.begin_if_idle_since(self._clock.now_ms() - self._every_ms)
+            except OutlastError as error:
+                log.warning("cannot begin a scrub: %s", error)
+            await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.Event().wait()
 
     def routers(self) -> tuple[tuple[Router, Mapping[str, BlobStore]], ...]:
         """The router over the stores and what it asks, under the names it knows them by."""

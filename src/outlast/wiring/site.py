@@ -23,6 +23,7 @@ from outlast.core.blobs import Blobs
 from outlast.core.clock import Clock, HybridClock, SystemClock, hlc_ms
 from outlast.core.commit import Committer, Planner
 from outlast.core.decider import Deciders
+from outlast.core.durable import make_durable_directory
 from outlast.core.envelope import Envelope
 from outlast.core.errors import Refused, Unavailable
 from outlast.core.ids import EntropyPool, Ids, system_random
@@ -33,6 +34,7 @@ from outlast.core.news import News
 from outlast.core.policy import ClassFact, Context, Entity, Facts, PolicySet, ProviderFact, SiteFact
 from outlast.core.publish import Publisher
 from outlast.core.replicas.model import CopiesDecider
+from outlast.core.replicas.scrubmodel import ScrubDecider
 from outlast.core.routing.breaker import BreakerConfig
 from outlast.core.routing.health import ProviderConfig
 from outlast.core.routing.latency import DeadlineConfig
@@ -177,6 +179,7 @@ def _deciders() -> Deciders:
             JobKindDecider(),
             NodeDecider(),
             CopiesDecider(),
+            ScrubDecider(),
             JournalDecider(),
         ]
     )
@@ -190,7 +193,7 @@ async def _within(timeout_ms: int, work: Awaitable[T]) -> T:
 def _need_folder(data: Path) -> None:
     why = ""
     try:
-        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_durable_directory(data, 0o700)
     except OSError as error:
         why = error.strerror or "cannot be made"
     if not why and not os.access(data, os.R_OK | os.W_OK | os.X_OK):
@@ -563,6 +566,7 @@ async def run_site(site: Site) -> None:
         if site.config.work.enabled:
             group.create_task(site.runner.run(), name="runner")
         group.create_task(site.watch.run(), name="watch")
+        group.create_task(site.blobs.run(), name="blobs")
         group.create_task(keep_pruning(site.store, site.clock), name="prune")
         if site.follower is not None:
             group.create_task(site.follower.run(), name="follow")

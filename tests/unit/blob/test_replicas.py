@@ -172,6 +172,18 @@ async def test_a_store_that_hangs_costs_a_bounded_time(after: int) -> None:
     assert books.owed == {"x": ("b",)}
 
 
+async def test_waiting_for_one_store_is_not_held_against_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store that answered at once stays in use however long the put then waits for another."""
+    monkeypatch.setattr(fanout, "GRACE_S", 1.6)  # beyond what counts as slow
+    a, b = MemoryBlobs(), Slow(hangs=True)
+    one, _ = made(a=a, b=b)
+    await asyncio.gather(*(one.put(f"x{i}", pieces(body(10))) for i in range(12)))
+    assert one.health.in_use("a")
+    assert not one.health.in_use("b")
+
+
 async def test_a_source_that_breaks_off_leaves_nothing_anywhere() -> None:
     """No store shows any of it, none is blamed, and nothing is owed."""
 

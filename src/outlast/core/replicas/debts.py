@@ -35,6 +35,7 @@ from outlast.core.replicas.model import (
     job_kind,
 )
 from outlast.core.replicas.store import CALL_S, One
+from outlast.core.routing.outcome import PROVIDER_REFUSALS
 from outlast.core.store.port import StreamItem, StreamKey, StreamRow
 from outlast.core.work.runner import Job, Kind
 
@@ -205,7 +206,13 @@ class Settler:
                 state = await self._ledger.known(task.blob) or Copies()
                 if task.store not in state.owed:
                     return
-                await self._bring(task.blob, task.store, state.want)
+                try:
+                    await self._bring(task.blob, task.store, state.want)
+                except Corrupt:
+                    now = await self._ledger.known(task.blob) or Copies()
+                    if now.want == state.want:
+                        raise
+                    continue  # deleted under us: that is why nobody had it
                 finish = Finish(job=job.row.id, lease=job.row.lease)
                 try:
                     await self._ledger.settled(task.blob, task.store, state.want, finish)
@@ -244,6 +251,12 @@ class Settler:
             if isinstance(error, TimeoutError):
                 raise Unavailable("unreachable", f"store {store} does not answer") from None
             raise
+        except Refused as error:
+            if error.code not in PROVIDER_REFUSALS:
+                raise
+            # the store's or our settings' fault, not the blob's: the debt stays until somebody has mended that
+            await self._ask_how_it_is(store)
+            raise Unavailable(error.code, error.message, hint=error.hint) from error
 
     async def _copy(self, blob: str, store: str) -> None:
         sources = [name for name in self._health.order() if name != store]

@@ -39,7 +39,8 @@ class Sink(Protocol):
 class Lane:
     """One store's side of a put. ``error`` says why it has no copy; ``done`` that it has one, durably."""
 
-    def __init__(self, store: str, sink: Sink, name: str) -> None:
+    def __init__(self, store: str, sink: Sink, name: str, ended: Callable[[Lane], None]) -> None:
+        self._ended = ended
         self.store = store
         self.done = False
         self.error: OutlastError | None = None
@@ -80,6 +81,7 @@ class Lane:
             self.error = error
         except Exception as error:
             self.error = Unavailable("blob-store-raised", f"{self.store}: {type(error).__name__}")
+        self._ended(self)
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         while (piece := await self._queue.get()) is not None:
@@ -93,8 +95,9 @@ _ending: set[asyncio.Task[None]] = set()
 class Fanout:
     """A put of one blob under way to several stores."""
 
-    def __init__(self, name: str, sinks: Mapping[str, Sink]) -> None:
-        self.lanes = tuple(Lane(store, sink, name) for store, sink in sinks.items())
+    def __init__(self, name: str, sinks: Mapping[str, Sink], ended: Callable[[Lane], None]) -> None:
+        """``ended`` is told of each lane when it has ended by itself, which may be long before the others."""
+        self.lanes = tuple(Lane(store, sink, name, ended) for store, sink in sinks.items())
 
     async def run(
         self, chunks: AsyncIterator[bytes], wanted: int, handed: Callable[[], None]

@@ -216,9 +216,9 @@ def _owe(command: OweCopies, now: Copies) -> Decision[CopiesEvent]:
 def _owe_deletion(command: OweDeletion, now: Copies) -> Decision[CopiesEvent]:
     if now.want == "deleted" and now.owed == command.stores:
         return Decision()
-    fresh = tuple(store for store in command.stores if store not in now.owed)
     event = DeletionOwed(blob=command.blob, stores=command.stores, at_ms=command.at_ms)
-    return Decision(events=(event,), jobs=_jobs(command.blob, fresh))
+    # also where a copy's job waits already: that one may have been given up for want of a source
+    return Decision(events=(event,), jobs=_jobs(command.blob, command.stores))
 
 
 def _suspect(command: SuspectCopies, now: Copies) -> Decision[CopiesEvent]:

@@ -105,7 +105,11 @@ class ReplicatedBlobs:
             for call in plan.use.values():
                 self.health.finished(call, asyncio.CancelledError())
             raise none_in_use(plan.out)
-        fanout = Fanout(name, {store: self.stores[store] for store in plan.use})
+        fanout = Fanout(
+            name,
+            {store: self.stores[store] for store in plan.use},
+            lambda lane: self._judge(lane, plan.use[lane.store], None),
+        )
         counted = _Counted(chunks)
         try:
             await fanout.run(
@@ -114,20 +118,19 @@ class ReplicatedBlobs:
                 lambda: self.health.sent(plan.use.values()),
             )
         except BaseException as error:
-            self._judge(fanout.lanes, plan.use, error)
+            for lane in fanout.lanes:
+                self._judge(lane, plan.use[lane.store], error)
             raise
-        self._judge(fanout.lanes, plan.use, None)
+        for lane in fanout.lanes:
+            self._judge(lane, plan.use[lane.store], None)
         await self._conclude(name, fanout.lanes, plan.out)
         return counted.size
 
-    def _judge(
-        self, lanes: Sequence[Lane], calls: Mapping[str, Call], source: BaseException | None
-    ) -> None:
-        for lane in lanes:
-            call = calls[lane.store]
-            if lane.error is not None and source is None:
-                self.health.sent((call,))  # what fails before the end of the source counts too
-            self.health.finished(call, source or lane.error)
+    def _judge(self, lane: Lane, call: Call, source: BaseException | None) -> None:
+        """Hold a lane's end for or against its store, once; it is no fault of a store that the source broke off."""
+        if lane.error is not None and source is None:
+            self.health.sent((call,))  # what fails before the end of the source counts too
+        self.health.finished(call, asyncio.CancelledError() if source else lane.error)
 
     async def _conclude(self, name: str, lanes: Sequence[Lane], out: Mapping[str, str]) -> None:
         held = [lane.store for lane in lanes if lane.done]

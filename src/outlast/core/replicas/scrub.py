@@ -1,0 +1,258 @@
+"""The walk over every copy: reads all of them, compares each with its digest, mends what can be mended, and says what
+cannot.
+
+Each step is one durable job over at most STEP_BLOBS names, so a scrub survives restarts, moves between nodes, and
+rests when it is told to. It reads at a bounded rate, and a store that cannot be reached is waited for: what it has is
+not called missing. Copies that are owed on record are the debt's affair and no finding here, except that a debt whose
+store has been taken out of the configuration is of no interest any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import msgspec
+
+from outlast.core.backoff import BackoffPolicy
+from outlast.core.clock import Clock
+from outlast.core.commit import Finish, Receipt, Submission
+from outlast.core.decider import Command, Deciders
+from outlast.core.errors import OutlastError, Unavailable
+from outlast.core.replicas.debts import TENANT, DebtLedger, Door, Streams
+from outlast.core.replicas.health import StoreHealth
+from outlast.core.replicas.mend import Looked, look
+from outlast.core.replicas.references import Compared, Log, age_of
+from outlast.core.replicas.scrubmodel import (
+    KIND,
+    MIN_ORPHAN_AGE_S,
+    REFERENCES_JOB,
+    STEP_JOB,
+    STREAM,
+    BeginScrub,
+    Finding,
+    NoteReferences,
+    NoteStep,
+    Outcome,
+    PauseScrub,
+    ResumeScrub,
+    Scrub,
+    ScrubOptions,
+    StepJob,
+    StopScrub,
+    Tally,
+)
+from outlast.core.replicas.store import CALL_S, One, merged
+from outlast.core.store.port import StreamKey
+from outlast.core.work.runner import Job, Kind
+
+log = logging.getLogger("outlast.blobs")
+
+STEP_BLOBS = 100
+"""Blobs in one step."""
+STEP_S = 20.0
+"""A step ends after so long even if it has not seen STEP_BLOBS: what it found is then on record."""
+YOUNG_S = 5.0
+"""A blob named so lately may still be on its way into a store, and is left for the next scrub."""
+SCRUB_BACKOFF = BackoffPolicy(initial_ms=1_000, max_ms=60_000, attempts=1_000_000)
+"""A store that is away is waited for."""
+
+_job = msgspec.json.Decoder(StepJob)
+
+
+class Scrubber:
+    """The scrub of one site: what people may do about it, and the handlers of its jobs."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, One],
+        health: StoreHealth,
+        ledger: DebtLedger,
+        door: Door,
+        streams: Streams,
+        log_: Log,
+        deciders: Deciders,
+        clock: Clock,
+        actor: str,
+        bytes_per_s: int,
+    ) -> None:
+        self._stores = stores
+        self._health = health
+        self._ledger = ledger
+        self._door = door
+        self._streams = streams
+        self._log = log_
+        self._deciders = deciders
+        self._clock = clock
+        self._actor = actor
+        self._bytes_per_s = bytes_per_s
+
+    # -- by hand ----------------------------------------------------------------------------------------------
+
+    async def begin(self, actor: str, options: ScrubOptions) -> Receipt:
+        """Begin a scrub; raises Conflict ``scrub-running``, Refused ``orphans-too-young``."""
+        at_ms = self._clock.now_ms()
+        return await self._submit(BeginScrub(at_ms=at_ms, actor=actor, options=options), actor)
+
+    async def begin_if_idle_since(self, since_ms: int) -> None:
+        """Begin one unless one has begun after ``since_ms``."""
+        command = BeginScrub(at_ms=self._clock.now_ms(), actor=self._actor, idle_since_ms=since_ms)
+        await self._submit(command)
+
+    async def pause(self, actor: str) -> Receipt:
+        """Let it rest after the step under way."""
+        return await self._submit(PauseScrub(at_ms=self._clock.now_ms(), actor=actor), actor)
+
+    async def resume(self, actor: str) -> Receipt:
+        """Let it go on; raises Conflict ``scrub-not-running``."""
+        return await self._submit(ResumeScrub(at_ms=self._clock.now_ms(), actor=actor), actor)
+
+    async def stop(self, actor: str) -> Receipt:
+        """Give it up."""
+        return await self._submit(StopScrub(at_ms=self._clock.now_ms(), actor=actor), actor)
+
+    async def state(self) -> Scrub:
+        """The newest scrub."""
+        row = await self._streams.stream(StreamKey(TENANT, KIND, STREAM))
+        if row is None:
+            return Scrub()
+        scrub: Scrub = self._deciders.decode_state(KIND, row.state)
+        return scrub
+
+    # -- jobs -------------------------------------------------------------------------------------------------
+
+    def kinds(self) -> dict[str, Kind]:
+        """For the runner."""
+        return {
+            STEP_JOB: Kind(self.step, SCRUB_BACKOFF, self._all_in_use),
+            REFERENCES_JOB: Kind(self.references, SCRUB_BACKOFF, self._all_in_use),
+        }
+
+    async def step(self, job: Job) -> None:
+        """Look at the next blobs."""
+        task, now = _job.decode(job.row.payload), await self.state()
+        if now.run != task.run or now.label != "running" or now.after != task.after:
+            return
+        found, is_end = await self._names(task.after)
+        tally, findings, after = Tally(), list[Finding](), task.after
+        until_s = self._clock.monotonic_s() + STEP_S
+        done = 0
+        for blob in found:
+            part, new = await self._one(blob, now.options.mend)
+            tally, after, done = tally.plus(part), blob, done + 1
+            findings += new
+            if self._clock.monotonic_s() >= until_s:
+                break
+        note = NoteStep(
+            at_ms=self._clock.now_ms(),
+            run=task.run,
+            before=task.after,
+            after=after,
+            last=is_end and done == len(found),
+            tally=tally,
+            findings=tuple(findings),
+        )
+        await self._finish(job, note)
+
+    async def references(self, job: Job) -> None:
+        """The last part: what the log refers to."""
+        task, now = _job.decode(job.row.payload), await self.state()
+        if now.run != task.run or now.label != "running":
+            return
+        compared = Compared(self._log, self._stores, self._clock.now_ms())
+        found = await compared.run(now.options.delete_orphans_s, MIN_ORPHAN_AGE_S)
+        note = NoteReferences(at_ms=self._clock.now_ms(), run=task.run, references=found)
+        await self._finish(job, note)
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _all_in_use(self) -> bool:
+        return all(self._health.in_use(name) for name in self._stores)
+
+    async def _names(self, after: str) -> tuple[list[str], bool]:
+        pages = {}
+        for name, store in self._stores.items():
+            try:
+                async with asyncio.timeout(CALL_S):
+                    pages[name] = await store.page(after, STEP_BLOBS)
+            except TimeoutError:
+                raise Unavailable("unreachable", f"store {name} does not answer") from None
+        found, is_end = merged(pages, STEP_BLOBS)
+        names = list(found)
+        return names[:STEP_BLOBS], is_end and len(names) <= STEP_BLOBS
+
+    async def _one(self, blob: str, mend: bool) -> tuple[Tally, list[Finding]]:
+        """Judge and mend one blob. Raises Unavailable where a store does not answer: the step is done again."""
+        age_s = age_of(blob, self._clock.now_ms())
+        if age_s is not None and age_s < YOUNG_S:
+            return Tally(blobs=1), []
+        record = await self._ledger.known(blob)
+        if record is not None and record.want == "deleted":
+            return Tally(blobs=1), []
+        owed = record.owed if record is not None else ()
+        read = _Read()
+        try:
+            looked = await look(self._stores, blob, skip=owed, mend=mend, passed=read.add)
+        except OutlastError as error:
+            log.warning("blob %s cannot be mended now: %s", blob, error)
+            looked = await look(self._stores, blob, skip=owed, mend=False)
+        if looked.unasked:
+            raise Unavailable("unreachable", f"no answer from {', '.join(looked.unasked)}")
+        await asyncio.sleep(read.size / self._bytes_per_s)
+        findings = _findings(blob, looked)
+        for store in owed:
+            if store not in self._stores:
+                await self._ledger.settled(blob, store, "kept")
+        return _tally(looked, findings, read.size), findings
+
+    async def _finish(self, job: Job, command: Command) -> None:
+        finish = Finish(job=job.row.id, lease=job.row.lease)
+        await self._submit(command, finish=finish)
+        job.finished = True
+
+    async def _submit(
+        self, command: Command, actor: str = "", finish: Finish | None = None
+    ) -> Receipt:
+        return await self._door.submit(
+            Submission(
+                tenant=TENANT,
+                actor=actor or self._actor,
+                kind=KIND,
+                stream=STREAM,
+                command=command,
+                finish=finish,
+            )
+        )
+
+
+class _Read:
+    """Counts bytes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """So many more."""
+        self.size += size
+
+
+def _findings(blob: str, looked: Looked) -> list[Finding]:
+    found = []
+    for store, problem in looked.judgement.bad.items():
+        outcome: Outcome = "mended" if store in looked.mended else "open"
+        if looked.judgement.dead:
+            outcome = "dead"
+        found.append(Finding(blob, store, problem, outcome))
+    return found
+
+
+def _tally(looked: Looked, findings: list[Finding], read_bytes: int) -> Tally:
+    return Tally(
+        blobs=1,
+        read_bytes=read_bytes,
+        missing=sum(f.problem == "missing" for f in findings),
+        corrupt=sum(f.problem != "missing" for f in findings),
+        mended=len(looked.mended),
+        dead=int(looked.judgement.dead),
+    )
