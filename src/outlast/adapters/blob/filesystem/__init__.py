@@ -28,10 +28,11 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 import anyio.to_thread
 
-from outlast.adapters.blob.filesystem.disk import Owner, Room, failure, sync_directory
+from outlast.adapters.blob.filesystem.disk import Owner, Room, failure
 from outlast.adapters.blob.filesystem.files import Draft, LargeFiles
 from outlast.adapters.blob.filesystem.packed import PackedFile
 from outlast.core.blobref import StoredBlob
+from outlast.core.durable import make_durable_directory, sync_directory
 from outlast.core.errors import Refused
 from outlast.ports.blob import MAX_LISTED
 
@@ -69,7 +70,7 @@ class FilesystemBlobs:
         when the disk cannot be used."""
         root = pathlib.Path(directory)
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            make_durable_directory(root)
             self._owner = Owner(root / "owner.lock")
         except OSError as error:
             raise failure(error) from error

@@ -46,15 +46,6 @@ def failure(error: OSError) -> OutlastError:
     return storage_failed(error.strerror or type(error).__name__)
 
 
-def sync_directory(path: pathlib.Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class Room:
     """Free disk of the file system that holds ``root``, with a reserve nothing here may use."""
 

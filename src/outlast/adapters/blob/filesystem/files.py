@@ -24,8 +24,9 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from outlast.adapters.blob.filesystem.disk import Room, failure, sync_directory
+from outlast.adapters.blob.filesystem.disk import Room, failure
 from outlast.core.blobref import StoredBlob
+from outlast.core.durable import sync_directory
 from outlast.core.errors import Corrupt, Refused
 
 SYNC_BYTES = 8 * 1024 * 1024
@@ -46,12 +47,12 @@ class LargeFiles:
         self._drafts = root / "drafts"
         self._large = root / "large"
         for directory in (self._drafts, self._large):
-            directory.mkdir(exist_ok=True)
+            os.makedirs(directory, exist_ok=True)
         for number in range(FAN_OUT):
-            (self._large / f"{number:02x}").mkdir(exist_ok=True)
+            os.makedirs(self._large / f"{number:02x}", exist_ok=True)
         sync_directory(self._large)
         for leftover in self._drafts.iterdir():
-            leftover.unlink()
+            os.unlink(leftover)
 
     def path(self, name: str) -> pathlib.Path:
         """Where the blob of that name is; the suffix keeps ``.`` and ``..`` harmless."""
@@ -125,7 +126,7 @@ class LargeFiles:
         path = self.path(name)
         try:
             _digest_path(path).unlink(missing_ok=True)
-            path.unlink()
+            os.unlink(path)
             sync_directory(path.parent)
         except FileNotFoundError:
             return
@@ -209,7 +210,7 @@ class Draft:
                 _digest_path(target).write_text(sha256)
                 sync_directory(target.parent)
             except OSError:
-                target.unlink()  # the caller is told that it failed, so it must not be there
+                os.unlink(target)  # the caller is told that it failed, so it must not be there
                 _digest_path(target).unlink(missing_ok=True)
                 raise
         except OSError as error:

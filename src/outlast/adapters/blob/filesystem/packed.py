@@ -3,7 +3,8 @@
 Group commit without a timer: a put queues its blob and waits for its turn to write; whoever's turn comes first
 writes everything queued by then, the others find theirs done. SQLite in WAL mode with synchronous=FULL (both read
 back at start) makes the commit durable. After a failed sync nothing can be known about the file's state in memory
-(the kernel may have dropped the dirty pages), so every later write is refused until the process is started anew.
+(the kernel may have dropped the dirty pages), so every later write is refused until the process is started anew, and
+that one first writes again what it finds (`resync`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import apsw
 from outlast.adapters.blob.filesystem.disk import Room, storage_failed, storage_full
 from outlast.core.blobref import StoredBlob
 from outlast.core.errors import Corrupt, OutlastError, Refused
+from outlast.core.store.sqlite.resync import resync
 
 MAX_BATCH = 256
 """Most blobs in one transaction."""
@@ -73,6 +75,7 @@ class PackedFile:
         self._room = room
         self._taken = taken
         try:
+            resync(path)
             self._writer = _connect(path)
             self._writer.execute(_SETUP)
             columns = [row[1] for row in self._writer.execute("PRAGMA table_info(blob)")]
