@@ -27,8 +27,6 @@ from outlast.testing.simulation.engine import Simulation, Sleep
 from outlast.testing.simulation.parts import NodeClock
 
 LOOK_MS = 250
-REST_LOOK_MS = 60_000
-"""Of a healed site: nothing changes any more."""
 LIMITS = modes.Limits()
 LOCAL = frozenset({"hsm-0"})
 """Providers inside the site; everything else is out of reach while it is isolated."""
@@ -46,9 +44,8 @@ class Owner(Protocol):
     signers: Router
     stampers: Router
 
-    @property
-    def healed(self) -> bool:
-        """All trouble is over."""
+    def pause_ms(self, usual_ms: float) -> float:
+        """How long whoever has nothing to do sleeps."""
         ...
 
     @property
@@ -95,7 +92,7 @@ class Eyes:
                 await self._look()
             except OutlastError as error:
                 self._sim.note(f"{self._owner.worker_name} sees nothing: {error.code}")
-            await Sleep(self._sim, REST_LOOK_MS if self._owner.healed else LOOK_MS)
+            await Sleep(self._sim, self._owner.pause_ms(LOOK_MS))
 
     def refusal(self) -> OutlastError | None:
         """Why new work is not let in; None: it is."""

@@ -39,8 +39,6 @@ FEW_ATTEMPTS = 3
 """Tries of a job in seeds that want dead letters."""
 BOOT_RETRY_MS = 500
 PUBLISH_RETRY_MS = 1_000
-REST_PUBLISH_MS = 5_000
-"""How often the publisher of a healed site looks for entries of other nodes."""
 AMPLE_BYTES = 1 << 40
 ENVELOPE = Envelope(RootKeys(LocalRootKey("simulation", bytes(32))))
 """For personal fields; no simulated request has any."""
@@ -225,10 +223,9 @@ class Node:
         """How much of the log this node has ever published."""
         return TileArchive(FOLDER, self.files).size
 
-    @property
-    def healed(self) -> bool:
-        """All trouble is over."""
-        return self.site.healed
+    def pause_ms(self, usual_ms: float) -> float:
+        """How long whoever has nothing to do sleeps."""
+        return self.site.pause_ms(usual_ms)
 
     @property
     def concurrency(self) -> int:
@@ -281,9 +278,7 @@ class Node:
             if good and publisher.published > before and self._died_publishing:
                 self._died_publishing = False
                 self.site.checks.reachable("published again after a crash")
-            idle = self.healed and publisher.published == before
-            wait_ms = max(every_ms, REST_PUBLISH_MS) if idle else every_ms
-            await Sleep(self.sim, wait_ms if good else PUBLISH_RETRY_MS)
+            await Sleep(self.sim, self.pause_ms(every_ms) if good else PUBLISH_RETRY_MS)
 
     async def _off_loop(self, function: Callable[..., Any], *args: Any) -> Any:
         self.publishing = True
@@ -292,7 +287,7 @@ class Node:
         return function(*args)
 
     async def _prune(self) -> None:
-        while not self.healed:
+        while not self.site.healed:
             await Sleep(self.sim, self.site.swarm.prune_every_ms)
             now_ms = self.clock.now_ms()
             try:

@@ -102,6 +102,8 @@ class Reader:
         self._truth = truth
         self._tree = CompactRange()
         self._roots: dict[int, bytes] = {}
+        self._compared: set[tuple[bytes | None, bytes | None]] = set()
+        self._known: dict[bytes, Checkpoint] = {}
 
     def appeared(self, name: str, data: bytes) -> None:
         """A node has made a checkpoint visible."""
@@ -129,6 +131,9 @@ class Reader:
     def compare(self, one: MemoryFiles, other: MemoryFiles) -> None:
         """Two nodes' checkpoints, by nothing but signatures and tiles."""
         notes = [(files, files.checkpoint) for files in (one, other)]
+        if (pair := (notes[0][1], notes[1][1])) in self._compared:
+            return
+        self._compared.add(pair)
         opened = [(self._opened(note), files) for files, note in notes if note is not None]
         if len(opened) < 2:
             return
@@ -144,7 +149,9 @@ class Reader:
             self._checks.reachable("reader verified a consistency proof")
 
     def _opened(self, note: bytes) -> Checkpoint:
-        return open_checkpoint(note, [log_verifier()], origin=ORIGIN).checkpoint
+        if note not in self._known:
+            self._known[note] = open_checkpoint(note, [log_verifier()], origin=ORIGIN).checkpoint
+        return self._known[note]
 
 
 class SigningPen:

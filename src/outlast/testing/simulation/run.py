@@ -95,7 +95,6 @@ class Run:
         self.restored = RestoredStore(self.site, self.nodes)
         self.widest_ms = 0.0
         """How far apart clocks have ever been."""
-        self.healed_at_ms = 0.0
 
     def __call__(self) -> Result:
         """From the first event to the verdict."""
@@ -115,7 +114,7 @@ class Run:
             trace_hash=self.sim.trace_hash,
             events=self.sim.events,
             simulated_ms=self.sim.now_ms,
-            rest_ms=self.sim.now_ms - self.healed_at_ms if self.healed_at_ms else 0.0,
+            rest_ms=self.sim.now_ms - self.site.healed_at_ms if self.site.healed else 0.0,
             reached=dict(self.checks.reached + self.faults.fired),
             entries=log.head.size,
             signed=signed,
@@ -278,7 +277,7 @@ class Run:
         site, sim = self.site, self.sim
         sim.note("everything heals")
         self.faults.healed, sim.strike_in = True, 0
-        self.healed_at_ms = sim.now_ms
+        site.healed_at_ms = sim.now_ms
         self._free()
         for part in self._parts():
             part.down = False

@@ -18,6 +18,8 @@ KEPT_MS = 30_000
 """How long idempotency records are kept after the trouble; clients of a seed are answered long before."""
 FOR_EVER_MS = 10**12
 JOBS_KEPT_MS = 1_000
+PATIENCE = 20
+"""Polls in a healing site are no further apart than the time since, divided by this."""
 
 
 class Site:
@@ -48,11 +50,19 @@ class Site:
         self.authorities = authorities
         self.reader = Reader(checks, store.disk)
         self.away = False
+        self.healed_at_ms = 0.0
 
     @property
     def healed(self) -> bool:
         """All trouble is over."""
         return self.faults.healed
+
+    def pause_ms(self, usual_ms: float) -> float:
+        """How long whoever has nothing to do sleeps: as usual; of a site that has been healing for long, longer, for
+        hours may pass until a job comes due, and nothing else happens."""
+        if not self.healed:
+            return usual_ms
+        return max(usual_ms, (self.sim.now_ms - self.healed_at_ms) / PATIENCE)
 
     @property
     def watched(self) -> bool:

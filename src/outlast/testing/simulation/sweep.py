@@ -186,4 +186,3 @@ def be_quick() -> None:
 
 def _run_chunk(numbers: list[int]) -> list[Result]:
     return [run_seed(number) for number in numbers]
-

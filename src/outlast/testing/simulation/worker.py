@@ -20,8 +20,6 @@ from outlast.testing.simulation.engine import Asked, Life, Reply, Simulation, Sl
 from outlast.testing.simulation.parts import NodeClock
 
 IDLE_POLL_MS = 1_000
-REST_POLL_MS = 60_000
-"""Idle poll of a healed site: hours may pass until a job comes due, and nothing else happens."""
 CLAIM_RETRY_MS = 500
 
 _CONFLICTS = {
@@ -52,9 +50,8 @@ class Owner(Life, Protocol):
         """How long a lease lasts."""
         ...
 
-    @property
-    def healed(self) -> bool:
-        """All trouble is over."""
+    def pause_ms(self, usual_ms: float) -> float:
+        """How long whoever has nothing to do sleeps."""
         ...
 
     def run(
@@ -122,7 +119,7 @@ class Worker:
 
     async def _idle(self) -> None:
         owner, sim = self._owner, self._sim
-        wait_ms = float(REST_POLL_MS if owner.healed else IDLE_POLL_MS)
+        wait_ms = owner.pause_ms(IDLE_POLL_MS)
         due_ms = None if owner.held else await owner.next_due_ms()
         if due_ms is not None:
             wait_ms = min(wait_ms, max(2.0, due_ms - owner.clock.now_ms()))
