@@ -4,6 +4,8 @@ SHELL := /bin/sh
 BIN := .venv/bin
 WORKERS ?= 2
 SEEDS ?= 1000
+SAMPLES ?= 10
+SEED ?= 1
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -36,6 +38,12 @@ simulate: ## many seeded simulations of the core: make simulate SEEDS=10000
 	@scripts/setup.sh dev
 	$(BIN)/python -m outlast.testing.simulation --seeds $(SEEDS) --processes $(WORKERS)
 
+powerloss: setup ## power cuts and failing disks at every point, more of them than the tests: make powerloss SAMPLES=50
+	POWERLOSS_SAMPLES=$(SAMPLES) POWERLOSS_ROUNDS=12 POWERLOSS_BITS=10 POWERLOSS_STRIDE=1 POWERLOSS_SEED=$(SEED) \
+	  $(BIN)/pytest -n $(WORKERS) --dist worksteal -q -rP tests/integration/test_crash_power_loss.py \
+	  tests/integration/test_crash_store_and_archive.py tests/integration/test_crash_disk_faults.py \
+	  tests/unit/log/test_archive_crash.py tests/unit/blob/test_blob_crash.py
+
 bench: ## measure against peers, side by side; writes docs/explain/performance.md
 	@scripts/setup.sh bench
 	$(BIN)/python bench/run.py
@@ -57,4 +65,4 @@ clean: ## remove what was made here, the environment too
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo check test lint simulate bench format lock observability clean
+.PHONY: help setup demo check test lint simulate powerloss bench format lock observability clean

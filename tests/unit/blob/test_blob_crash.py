@@ -42,7 +42,7 @@ pytestmark = [
 ]
 
 SAMPLES = int(os.environ.get("POWERLOSS_SAMPLES", "1"))
-STRIDE = int(os.environ.get("POWERLOSS_STRIDE", "4"))
+STRIDE = int(os.environ.get("POWERLOSS_STRIDE", "9"))
 SEED = int(os.environ.get("POWERLOSS_SEED", "5"))
 FOLDER = "site/blobs"
 SMALL, LARGE = 900, 3_000
@@ -229,7 +229,7 @@ async def test_a_name_before_its_content_is_found(
 ) -> None:
     """Planted: a large blob gets its name, and then its content is synced."""
 
-    def name_first(self: files.Draft, name: str) -> int:
+    def name_first(self: files.Draft, name: str, sha256: str) -> int:
         target = self._files.path(name)
         files.os.link(self._path, target)
         durable.sync_directory(target.parent)
