@@ -18,8 +18,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 PRODUCERS = 64
-BACKLOG = 1_000
-PACED = 150
+BACKLOG = 600
+PACED = 100
 PACED_PER_S = 75.0
 LOOK_S = 0.005
 LIMIT_S = 60.0

@@ -8,7 +8,7 @@ from bench.flow import BACKLOG, PACED_PER_S
 from bench.measure import Figure, Outcome, Verdict, ratio
 from bench.servers import database, measured, postgres
 
-SECONDS = 3.0
+SECONDS = 2.5
 PEERS = {
     "procrastinate": "bench.peers.jobs_procrastinate",
     "pgqueuer": "bench.peers.jobs_pgqueuer",

@@ -20,7 +20,7 @@ from outlast.testing.seaweed import SeaweedServer
 SHARE = 0.3
 """Of a core, for each node."""
 GOAL = 1.6
-SECONDS = 4.0
+SECONDS = 3.0
 TITLE = "Two nodes"
 
 
