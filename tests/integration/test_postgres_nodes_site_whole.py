@@ -135,7 +135,10 @@ async def accepted(done: list[dict[str, Any]], share: float) -> None:
 async def trouble(cluster: Cluster, client: Client, done: list[dict[str, Any]]) -> None:
     """Kill one node with work in its hands, start it again; then restart the others one by one, in good order."""
     await accepted(done, 0.25)
+    cluster.documents.process.suspend()  # whatever is claimed now waits for its document
+    await until_leased(client, "b")
     await anyio.to_thread.run_sync(cluster.kill, "b")
+    cluster.documents.process.resume()
     nodes = await states(client, "a")
     assert nodes == {"a": "up", "b": "gone", "c": "up"}
     await accepted(done, 0.5)
@@ -145,6 +148,16 @@ async def trouble(cluster: Cluster, client: Client, done: list[dict[str, Any]]) 
         assert status == 0, cluster.output(name)[-2_000:]
         assert (await states(client, "b"))[name] == "stopped"
         await anyio.to_thread.run_sync(cluster.start, name)
+
+
+async def until_leased(client: Client, node: str) -> None:
+    """Wait until a node holds jobs, as another one sees it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            page = (await client.of["a"].get("/v1/jobs?state=leased&limit=200")).json()
+            if any(job["worker"].startswith(f"site/{node}/") for job in page["items"]):
+                return
+            await asyncio.sleep(0.02)
 
 
 async def states(client: Client, at: str) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Cluster:
         self.dsn = dsn
         self.token = ""
         self.log_keys: tuple[str, ...] = ()
-        self._documents = documents
+        self.documents = documents
         self._ports = ports
         self._port_of: dict[str, int] = {}
         self._processes: dict[str, ServerProcess] = {}
@@ -109,7 +109,7 @@ class Cluster:
                 shutil.copytree(self.data(first) / shared, self.data(name) / shared)
 
     def _config(self, name: str) -> str:
-        documents = self._documents
+        documents = self.documents
         return f"""
 [site]
 node = "{name}"
