@@ -10,6 +10,7 @@ request of each bucket.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
@@ -70,9 +71,19 @@ class Metrics:
     def render(self, gauges: Gauges, accept: str = "") -> Rendered:
         """Everything, in the format that an Accept header asks for."""
         encode, content_type = choose_encoder(accept)
+        with self._showing(gauges):
+            return Rendered(encode(self._registry), content_type)
+
+    def collect(self, gauges: Gauges) -> list[Metric]:
+        """All families with their samples."""
+        with self._showing(gauges):
+            return list(self._registry.collect())
+
+    @contextmanager
+    def _showing(self, gauges: Gauges) -> Iterator[None]:
         self._once.families = [*self._http(), *families(gauges)]
         try:
-            return Rendered(encode(self._registry), content_type)
+            yield
         finally:
             self._once.families = []
 
