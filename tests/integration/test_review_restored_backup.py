@@ -63,3 +63,6 @@ async def test_signs_nothing_twice_after_a_backup_was_restored(tmp_path: Path) -
         assert (await site.store.job_counts()).ready == 1
         with pytest.raises(Unavailable, match="read-only"):
             await site.signing.request(CALLER, SignatureAsk(document=added.stream))
+        site.watch._switches._modes.clear()  # whatever mode is on record: a person may have set one by hand
+        with pytest.raises(Unavailable, match="read-only"):
+            await site.signing.request(CALLER, SignatureAsk(document=added.stream))

@@ -110,7 +110,9 @@ class Watch:
 
     def refusal(self) -> OutlastError | None:
         """Why no new work is taken now; None: it is."""
-        is_stopped = self.is_full and not self.mode.held
+        # accepted into a store that is older than the log, work would be lost when the newer one is put back
+        is_forked = self._publisher.failure is not None
+        is_stopped = is_forked or (self.is_full and not self.mode.held)
         return modes.refusal("read-only" if is_stopped else self.mode.label, "accept")
 
     def admitted(self, error: BaseException | None) -> None:

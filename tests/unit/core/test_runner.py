@@ -470,7 +470,15 @@ async def test_runner_survives_what_it_cannot_write(
         await bench.until_state("done")
 
 
-@pytest.mark.parametrize("error", [Unavailable("x", "y"), Unknown("x", "y"), Refused("x", "y")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("x", "y"),
+        Unknown("x", "y"),
+        Refused("x", "y"),
+        Conflict("storage-conflict", "another flush was faster: the lease is still ours"),
+    ],
+)
 async def test_heartbeats_go_on_after_one_failed(error: Exception) -> None:
     """A heartbeat that could not be written is followed by the next: the handler runs on, its lease is kept."""
     bench, handler = Bench(), Scripted("wait")

@@ -280,8 +280,9 @@ class Runner:
         extend = Finish(job=row.id, lease=row.lease, state="leased", lease_until_ms=until_ms)
         try:
             await self._committer.settle(Settle(row.tenant, extend))
-        except Conflict:
-            if not job.finished:
+        except Conflict as error:
+            # any other conflict is one flush's bad luck: the lease is still ours
+            if error.code == "job-fenced" and not job.finished:
                 task.cancel()  # somebody else holds it: what we would do now is lost work
         except OutlastError as error:
             # one beat of several in a lease; were it not caught, all heartbeats would end here
