@@ -12,6 +12,7 @@ from pathlib import Path
 
 from outlast.core.envelope import Entropy, LocalRootKey, RootKeys
 from outlast.core.errors import Refused
+from outlast.core.links import LinkKey
 from outlast.core.log.logkey import LogKey
 from outlast.wiring.config import Config
 from outlast.wiring.secrets import read_secret, secret_or_new, write_secret
@@ -40,6 +41,11 @@ def load_root_keys(config: Config, entropy: Entropy, begun: bool) -> RootKeys:
 def root_key_digest(config: Config) -> str:
     """Tells one root key from another and says nothing about it: it has 256 random bits."""
     return hashlib.sha256(b"outlast root key\n" + read_secret(_root_key(config))).hexdigest()
+
+
+def load_link_key(config: Config) -> LinkKey:
+    """The key that short-lived links are signed with, derived from the root key: the same on every node."""
+    return LinkKey(bytes.fromhex(read_secret(_root_key(config)).decode()))
 
 
 def load_log_key(config: Config, begun: bool) -> LogKey:

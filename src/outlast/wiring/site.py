@@ -27,6 +27,7 @@ from outlast.core.durable import make_durable_directory
 from outlast.core.envelope import Envelope
 from outlast.core.errors import Refused, Unavailable
 from outlast.core.ids import EntropyPool, Ids, system_random
+from outlast.core.links import LinkDecider, Links
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
 from outlast.core.log.logkey import LogKey
@@ -84,6 +85,7 @@ from outlast.wiring.providers import (
     regions,
     software_signer,
 )
+from outlast.wiring.rootkeys import load_link_key
 from outlast.wiring.storage import open_store
 from outlast.wiring.switches import Switches
 from outlast.wiring.telemetry import tracing
@@ -145,6 +147,7 @@ class Site:
     evidence: Evidence
     sandbox: PdfSandbox
     blobs: BlobPart
+    links: Links
     vitals: Vitals
     tracer: Tracer | None
     watchers: list[Callable[[WriteSet], None]] = field(default_factory=list)
@@ -180,6 +183,7 @@ def _deciders() -> Deciders:
             NodeDecider(),
             CopiesDecider(),
             ScrubDecider(),
+            LinkDecider(),
             JournalDecider(),
         ]
     )
@@ -450,6 +454,7 @@ def _assemble(
         ),
         sandbox=sandbox,
         blobs=blobs,
+        links=Links(committer, clock, ids, load_link_key(config)),
         vitals=Vitals(config, store, deciders, clock),
         tracer=tracer,
         watchers=watchers,

@@ -17,7 +17,7 @@ import msgspec
 
 from outlast.core.backoff import BackoffPolicy
 from outlast.core.clock import Clock
-from outlast.core.commit import Finish, Receipt, Submission
+from outlast.core.commit import Finish, Idempotency, Receipt, Submission
 from outlast.core.decider import Command, Deciders
 from outlast.core.errors import OutlastError, Unavailable
 from outlast.core.replicas.debts import TENANT, DebtLedger, Door, Streams
@@ -90,27 +90,32 @@ class Scrubber:
 
     # -- by hand ----------------------------------------------------------------------------------------------
 
-    async def begin(self, actor: str, options: ScrubOptions) -> Receipt:
+    async def begin(
+        self, actor: str, options: ScrubOptions, idempotency: Idempotency | None = None
+    ) -> Receipt:
         """Begin a scrub; raises Conflict ``scrub-running``, Refused ``orphans-too-young``."""
-        at_ms = self._clock.now_ms()
-        return await self._submit(BeginScrub(at_ms=at_ms, actor=actor, options=options), actor)
+        command = BeginScrub(at_ms=self._clock.now_ms(), actor=actor, options=options)
+        return await self._submit(command, actor, idempotency=idempotency)
 
     async def begin_if_idle_since(self, since_ms: int) -> None:
         """Begin one unless one has begun after ``since_ms``."""
         command = BeginScrub(at_ms=self._clock.now_ms(), actor=self._actor, idle_since_ms=since_ms)
         await self._submit(command)
 
-    async def pause(self, actor: str) -> Receipt:
+    async def pause(self, actor: str, idempotency: Idempotency | None = None) -> Receipt:
         """Let it rest after the step under way."""
-        return await self._submit(PauseScrub(at_ms=self._clock.now_ms(), actor=actor), actor)
+        command = PauseScrub(at_ms=self._clock.now_ms(), actor=actor)
+        return await self._submit(command, actor, idempotency=idempotency)
 
-    async def resume(self, actor: str) -> Receipt:
+    async def resume(self, actor: str, idempotency: Idempotency | None = None) -> Receipt:
         """Let it go on; raises Conflict ``scrub-not-running``."""
-        return await self._submit(ResumeScrub(at_ms=self._clock.now_ms(), actor=actor), actor)
+        command = ResumeScrub(at_ms=self._clock.now_ms(), actor=actor)
+        return await self._submit(command, actor, idempotency=idempotency)
 
-    async def stop(self, actor: str) -> Receipt:
+    async def stop(self, actor: str, idempotency: Idempotency | None = None) -> Receipt:
         """Give it up."""
-        return await self._submit(StopScrub(at_ms=self._clock.now_ms(), actor=actor), actor)
+        command = StopScrub(at_ms=self._clock.now_ms(), actor=actor)
+        return await self._submit(command, actor, idempotency=idempotency)
 
     async def state(self) -> Scrub:
         """The newest scrub."""
@@ -212,7 +217,11 @@ class Scrubber:
         job.finished = True
 
     async def _submit(
-        self, command: Command, actor: str = "", finish: Finish | None = None
+        self,
+        command: Command,
+        actor: str = "",
+        finish: Finish | None = None,
+        idempotency: Idempotency | None = None,
     ) -> Receipt:
         return await self._door.submit(
             Submission(
@@ -222,6 +231,7 @@ class Scrubber:
                 stream=STREAM,
                 command=command,
                 finish=finish,
+                idempotency=idempotency,
             )
         )
 

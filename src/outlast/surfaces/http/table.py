@@ -6,6 +6,7 @@ from outlast.operations.views import Status
 from outlast.signing.api import MAX_PAGE, SignatureAsk
 from outlast.signing.views import STATUS_TEXT, DocumentView, RequestView
 from outlast.surfaces.http import (
+    blobs,
     credentials,
     documents,
     events,
@@ -13,11 +14,14 @@ from outlast.surfaces.http import (
     journals,
     keys,
     ledger,
+    links,
     operate,
     requests,
 )
 from outlast.surfaces.http import openapi as description
+from outlast.surfaces.http.blobwire import BlobsView, DebtPage, ScrubAsk
 from outlast.surfaces.http.headers import NDJSON
+from outlast.surfaces.http.linkwire import LinkAsk, LinkGiven, UploadLinkAsk
 from outlast.surfaces.http.route import ANY_KEY, Answer, Parameter, Route
 from outlast.surfaces.http.wire import (
     Accepted,
@@ -39,6 +43,7 @@ from outlast.surfaces.http.wire import (
     ProviderPage,
     Ready,
     ReasonAsk,
+    ReceiptView,
     RequestPage,
 )
 
@@ -315,6 +320,76 @@ _OPERATE = (
     ),
 )  # fmt: skip
 
+_BLOBS = (
+    Route(
+        method="GET", path="/v1/blobs", id="getBlobs", tag="operations",
+        summary="Where documents are kept, and the newest scrub.", scope="operate",
+        handler=blobs.show, answers=_done(BlobsView, "Stores, debts, scrub."),
+    ),
+    Route(
+        method="GET", path="/v1/blobs/debts", id="listBlobDebts", tag="operations",
+        summary="Copies and deletions that a store still owes, newest blob first.", scope="operate",
+        handler=blobs.debts, parameters=(_LIMIT, _CURSOR), answers=_done(DebtPage, "A page."),
+    ),
+    Route(
+        method="POST", path="/v1/blobs/scrub", id="beginScrub", tag="operations",
+        summary="Read every copy of every document, and mend what can be mended.", scope="operate",
+        handler=blobs.begin, body=ScrubAsk, body_optional=True, idempotent=True,
+        answers=_moved("Begun, and on record."), refusals=(409,),
+    ),
+    *(
+        Route(
+            method="POST", path=f"/v1/blobs/scrub:{verb}", id=f"{verb}Scrub", tag="operations",
+            summary=summary, scope="operate", handler=handler, idempotent=True,
+            answers=_moved("Done, and on record."), refusals=(409,),
+        )
+        for verb, handler, summary in (
+            ("pause", blobs.pause, "Let the scrub rest."),
+            ("resume", blobs.resume, "Let the scrub go on."),
+            ("stop", blobs.stop, "Give the scrub up."),
+        )
+    ),
+)  # fmt: skip
+
+_LINKS = (
+    Route(
+        method="POST", path="/v1/documents/{id}/link", id="linkDocument", tag="links",
+        summary="A short-lived link to download a document without an API key.",
+        scope="documents:read", handler=links.of_document, body=LinkAsk, body_optional=True,
+        idempotent=True, answers={201: Answer(type=LinkGiven, about="The link.", headers=_RECEIPT)},
+    ),
+    Route(
+        method="POST", path="/v1/signature-requests/{id}/file-link", id="linkSignedFile", tag="links",
+        summary="A short-lived link to download the signed file without an API key.",
+        scope="signatures:read", handler=links.of_file, body=LinkAsk, body_optional=True,
+        idempotent=True, answers={201: Answer(type=LinkGiven, about="The link.", headers=_RECEIPT)},
+    ),
+    Route(
+        method="POST", path="/v1/upload-links", id="linkUpload", tag="links",
+        summary="A short-lived link to upload one document without an API key.",
+        scope="documents:write", handler=links.for_upload, body=UploadLinkAsk, body_optional=True,
+        idempotent=True, answers={201: Answer(type=LinkGiven, about="The link.", headers=_RECEIPT)},
+    ),
+    Route(
+        method="GET", path="/v1/links/{link}", id="useDownloadLink", tag="links",
+        summary="Download what the link is for; on record.", scope=None, handler=links.download,
+        answers={200: Answer(media=_BINARY, about="The bytes.", headers=("ETag",))},
+        refusals=(403, 409, 410),
+    ),
+    Route(
+        method="PUT", path="/v1/links/{link}", id="useUploadLink", tag="links",
+        summary="Upload the document that the link is for; on record.", scope=None,
+        handler=links.upload, body=_BINARY,
+        answers={201: Answer(type=DocumentAdded, about="Taken in.", headers=_RECEIPT)},
+        refusals=(403, 410, 413, 415),
+    ),
+    Route(
+        method="DELETE", path="/v1/links/{link}", id="dropLink", tag="links",
+        summary="Revoke a link, by its id.", scope="documents:write", handler=links.drop,
+        answers=_done(ReceiptView, "It is worth nothing any more.", *_RECEIPT),
+    ),
+)  # fmt: skip
+
 _CREDENTIALS = (
     Route(
         method="GET", path="/v1/api-keys", id="listApiKeys", tag="api-keys", summary="API keys.",
@@ -334,7 +409,17 @@ _CREDENTIALS = (
     ),
 )  # fmt: skip
 
-_API = (*_DOCUMENTS, *_REQUESTS, *_KEYS, *_LOG, *_JOBS, *_OPERATE, *_CREDENTIALS)
+_API = (
+    *_DOCUMENTS,
+    *_REQUESTS,
+    *_LINKS,
+    *_KEYS,
+    *_LOG,
+    *_JOBS,
+    *_OPERATE,
+    *_BLOBS,
+    *_CREDENTIALS,
+)
 
 ROUTES = (
     *_API,
