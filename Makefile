@@ -4,6 +4,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 WORKERS ?= 2
 SEEDS ?= 1000
+REQUESTS ?= 2000
 SAMPLES ?= 10
 SEED ?= 1
 
@@ -34,9 +35,12 @@ lint: setup ## check without the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-simulate: ## many seeded simulations of the core: make simulate SEEDS=10000
+simulate: ## many seeded simulations of a site: make simulate SEEDS=10000, or ARGS="--minutes 5 --keep"
 	@scripts/setup.sh dev
-	$(BIN)/python -m outlast.testing.simulation --seeds $(SEEDS) --processes $(WORKERS)
+	$(BIN)/python -m outlast.testing.simulation --seeds $(SEEDS) $(ARGS)
+
+nodes: setup ## three nodes of one site killed and restarted under load, longer than the tests: make nodes REQUESTS=2000
+	OUTLAST_NODES_REQUESTS=$(REQUESTS) $(BIN)/pytest -q -rP tests/integration/test_postgres_nodes_site_whole.py
 
 powerloss: setup ## power cuts and failing disks at every point, more of them than the tests: make powerloss SAMPLES=50
 	POWERLOSS_SAMPLES=$(SAMPLES) POWERLOSS_ROUNDS=12 POWERLOSS_BITS=10 POWERLOSS_STRIDE=1 POWERLOSS_SEED=$(SEED) \
@@ -65,4 +69,4 @@ clean: ## remove what was made here, the environment too
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo check test lint simulate powerloss bench format lock observability clean
+.PHONY: help setup demo check test lint simulate nodes powerloss bench format lock observability clean

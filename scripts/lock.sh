@@ -18,5 +18,6 @@ compile() {
 
 compile bench ${UPGRADE:+--upgrade} pyproject.toml --group build --group dev --group bench
 compile dev --constraints requirements/bench.txt pyproject.toml --group build --group dev
-compile run --constraints requirements/bench.txt pyproject.toml
+# what a site with several nodes needs is in the image, too
+compile run --constraints requirements/bench.txt pyproject.toml --extra postgres --extra s3
 compile build --constraints requirements/bench.txt --group build

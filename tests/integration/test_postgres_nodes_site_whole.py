@@ -1,6 +1,6 @@
 """Three nodes of one site as they are run: real processes on PostgreSQL and an S3 store, killed and restarted under load.
 
-In `make test` with few requests; `make nodes` runs the same with 200 (OUTLAST_NODES_REQUESTS).
+In `make test` with 100 requests; `make nodes REQUESTS=2000` runs the same with more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from outlast.wiring.site import _deciders
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
-REQUESTS = int(os.environ.get("OUTLAST_NODES_REQUESTS", "40"))
+REQUESTS = int(os.environ.get("OUTLAST_NODES_REQUESTS", "100"))
 CLIENTS = 8
 DOCUMENTS = 4
 NODES = ("a", "b", "c")
