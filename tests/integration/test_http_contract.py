@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,6 +39,12 @@ LEFT_OUT = ("followEvents",)
 """Answers without end."""
 BREAKING = ("putMode", "disableProvider", "pauseJobKind", "revokeApiKey", "disableKey")
 """Operations that would stop the others when they succeed; tried with a key that may not."""
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(_ctx: Any, value: Any) -> bytes:
+    """Lines of JSON are text that is sent as it is; what is no text goes as one line."""
+    return value.encode(errors="replace") if isinstance(value, str) else json.dumps(value).encode()
 
 
 @pytest.fixture(scope="module")

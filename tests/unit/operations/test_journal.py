@@ -6,6 +6,8 @@ import json
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from outlast.core.clock import HybridClock, ManualClock
 from outlast.core.commit import Committer, Idempotency, Planner
@@ -91,6 +93,62 @@ def test_size_and_number_are_bounded() -> None:
     assert len(parse_lines(b"{}\n" * MAX_LINES, LONG)) == MAX_LINES
     for body in (b"", b" \n\r\n", b"{}\n" * (MAX_LINES + 1)):
         assert refused(body).code == "batch-size"
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+objects = st.dictionaries(st.text(max_size=8), values, max_size=5)
+PIECES = (
+    b'{"a":',
+    b"1",
+    b"}",
+    b"{}",
+    b"\n",
+    b",",
+    b'"a":',
+    b"[",
+    b"]",
+    b'"',
+    b"\\u0061",
+    b" ",
+    b"NaN",
+    b"\xff",
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(objects, min_size=1, max_size=6), st.booleans(), st.booleans())
+def test_any_object_is_taken_in_any_spelling(
+    said: list[dict[str, object]], compact: bool, ascii_only: bool
+) -> None:
+    """What a JSON encoder writes comes through byte by byte and means the same, whether it takes the short way or not."""
+    separators = (",", ":") if compact else None
+    lines = [
+        json.dumps(one, separators=separators, ensure_ascii=ascii_only).encode() for one in said
+    ]
+    assert parse_lines(b"\n".join(lines), LONG) == tuple(lines)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
+def test_what_is_taken_is_json_to_everybody(body: bytes) -> None:
+    """Whatever comes is refused by our own error, or is objects that another parser reads, no member twice."""
+    try:
+        lines = parse_lines(body, LONG)
+    except Refused:
+        return
+    for line in lines:
+        pairs = json.loads(line, object_pairs_hook=list)
+        assert isinstance(pairs, list)
+        assert len({name for name, _ in pairs}) == len(pairs)
 
 
 class Bench:
