@@ -1,6 +1,6 @@
 """Measure Outlast against what it is compared with, side by side. Run by `make bench`.
 
-    python bench/run.py                      all cases, five rounds; writes the page and bench/results/latest.json
+    python bench/run.py                      all cases, five rounds (logload: three); writes the page, bench/results/latest.json
     python bench/run.py --quick              one round, shorter; prints only
     python bench/run.py --only accept,job    some cases; prints only
 
@@ -27,7 +27,19 @@ if str(ROOT) not in sys.path:  # run as a file, not with -m
 from bench import report  # noqa: E402 - after the path
 from bench.measure import Machine, Outcome, Run, describe_machine  # noqa: E402 - after the path
 
-CASES = ("accept", "jobs", "signature", "job", "append", "nodes", "failover", "memory")
+CASES = (
+    "accept",
+    "jobs",
+    "signature",
+    "job",
+    "append",
+    "logload",
+    "nodes",
+    "failover",
+    "memory",
+)
+FEWER_ROUNDS = {"logload": 3}
+"""Cases that compare nothing side by side, and take long."""
 ROUNDS = 5
 PACKAGES = (
     "apsw",
@@ -58,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     console = Console()
     machine = describe_machine(PACKAGES)
+    rounds = 1 if asked.quick else asked.rounds
     outcomes = tuple(
-        _case(name, 1 if asked.quick else asked.rounds, console) for name in asked.only.split(",")
+        _case(name, min(rounds, FEWER_ROUNDS.get(name, rounds)), console)
+        for name in asked.only.split(",")
     )
     run = _assemble(asked.quick, machine, outcomes)
     report.show(run, console)
