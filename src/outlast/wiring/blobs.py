@@ -20,7 +20,7 @@ from outlast.core.decider import Deciders
 from outlast.core.errors import OutlastError, Refused
 from outlast.core.replicas.debts import DebtLedger, Door, Settler
 from outlast.core.replicas.health import StoreHealth
-from outlast.core.replicas.model import CHECK_JOB, JOB_PREFIX
+from outlast.core.replicas.model import CHECK_JOB, JOB_PREFIX, job_kind
 from outlast.core.replicas.scrub import Scrubber
 from outlast.core.replicas.store import ReplicatedBlobs
 from outlast.core.routing.health import ProviderSnapshot
@@ -75,6 +75,14 @@ def open_stores(config: Config) -> Iterator[OpenStores]:
             else:
                 stores[name] = build_s3(name, section)
         yield OpenStores(stores, config.data, reserve)
+
+
+def check_stores(config: Config) -> None:
+    """Open what the tables name, as far as that asks nobody: secret files, CA files, drivers, dropped folders."""
+    _check_dropped(config)
+    for name, section in config.blobs.items():
+        if isinstance(section, S3BlobStore):
+            build_s3(name, section)
 
 
 def build_s3(name: str, section: S3BlobStore) -> BlobStore:
@@ -144,6 +152,8 @@ class BlobPart:
             config.storage.scrub_mb_per_s * 1_000_000,
         )
         self.owed = 0
+        self.owed_by: dict[str, int] = {}
+        """The same by kind of job, as last counted."""
         self._clock = clock
         self._every_ms = config.storage.scrub_every_h * 3_600_000
         self._opened = stores
@@ -183,10 +193,19 @@ class BlobPart:
     async def recount(self) -> int:
         """Count the debts; how many there are."""
         kinds = self._settler.kinds()
-        self.owed = 0
-        for kind in kinds if self.replicas is not None else ():
-            self.owed += await self._jobs.count_jobs(kind)
+        if self.replicas is not None:
+            self.owed_by = {kind: await self._jobs.count_jobs(kind) for kind in kinds}
+        self.owed = sum(self.owed_by.values())
         return self.owed
+
+    async def rooms(self) -> tuple[tuple[str, int | None, int], ...]:
+        """Each store: its name, its room in bytes if it can tell, and how many blobs it has still to be given."""
+        return tuple(
+            [
+                (name, await store.free_bytes(), self.owed_by.get(job_kind(name), 0))
+                for name, store in self.stores.items()
+            ]
+        )
 
     async def free_bytes(self) -> int | None:
         """The least room, of the stores that can tell and of the data folder."""

@@ -16,8 +16,10 @@ from outlast.surfaces.cli.main import main
 from outlast.wiring.config import (
     AuthoritySection,
     Config,
+    FilesystemBlobStore,
     Pkcs11Provider,
     RemoteProvider,
+    S3BlobStore,
     SoftwareProvider,
     TransitProvider,
     load_config,
@@ -81,6 +83,10 @@ def test_providers_and_authorities_are_complete() -> None:
     for provider in PROVIDERS:
         assert shown.pop(str(provider.__struct_config__.tag)) == set(provider.__struct_fields__)
     assert not shown
+    stores = {b["kind"]: set(b) - {"kind"} for b in parsed()["blobs"].values()}
+    for store in (FilesystemBlobStore, S3BlobStore):
+        assert stores.pop(str(store.__struct_config__.tag)) == set(store.__struct_fields__)
+    assert not stores
     (authority,) = parsed()["authorities"].values()
     assert set(authority) == set(AuthoritySection.__struct_fields__)
 

@@ -19,6 +19,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     listens: str
     providers: dict[str, str]
     authorities: dict[str, str]
+    blobs: dict[str, str]
     classes: dict[str, str]
 
 
@@ -29,10 +30,12 @@ def check(cli: Invocation) -> None:
     Asks no provider: whether they answer, `outlast status` tells.
     """
     from outlast.core.clock import SystemClock
+    from outlast.wiring.blobs import check_stores
     from outlast.wiring.providers import build_authorities
 
     config = cli.config
     build_authorities(config, SystemClock())
+    check_stores(config)
     answer = Checked(
         file=str(cli.config_path or ""),
         site=config.site.name,
@@ -41,6 +44,7 @@ def check(cli: Invocation) -> None:
         listens=f"{config.http.host}:{config.http.port}",
         providers={name: p.__struct_config__.tag for name, p in config.providers.items()},  # type: ignore[misc]  # tags are text here
         authorities={name: a.url for name, a in config.authorities.items()},
+        blobs={name: b.__struct_config__.tag for name, b in config.blobs.items()},  # type: ignore[misc]  # tags are text here
         classes={name: c.level for name, c in config.classes.items()},
     )
     cli.show(answer, lambda console: console.print(_text(answer)))
@@ -58,6 +62,7 @@ def _text(answer: Checked) -> str:
             f"  listens      {answer.listens}",
             f"  providers    {listed(answer.providers)}",
             f"  authorities  {listed(answer.authorities)}",
+            f"  blobs        {listed(answer.blobs)}",
             f"  classes      {listed(answer.classes)}",
         )
     )

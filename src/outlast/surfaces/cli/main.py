@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "providers": Entry("providers", "Key providers and timestamp authorities."),
     "mode": Entry("mode", "The site's mode: show, set by hand, release."),
     "jobs": Entry("jobs", "Work and dead letters: list, show, replay, park, discard."),
+    "blobs": Entry("blobs", "Where documents are kept: status, debts, scrub."),
     "api-keys": Entry("api_keys", "Who may call the API: create, list, revoke."),
     "log": Entry("log", "The log: show, prove, verify, fsck, append."),
     "store": Entry("store", "The site's database: move it."),

@@ -81,7 +81,7 @@ def picture(page: Status) -> Text:
         f"  work   {work.ready} ready, {work.leased} running, {work.dead} dead, {work.parked} parked"
         f" ({work.drain_per_s:.1f}/s)",
         f"  log    {log.committed} entries, {log.published} published",
-        f"  owed   {page.timestamps_owed} timestamps",
+        f"  owed   {page.timestamps_owed} timestamps, {page.copies_owed} copies of documents",
     ]
     if page.disk_free_bytes is not None:
         lines.append(f"  disk   {page.disk_free_bytes / 2**30:.1f} GiB free")
@@ -89,7 +89,9 @@ def picture(page: Status) -> Text:
         nodes = ("  node", "state", "mode", "version", "since (UTC)")
         lines.append(table_text(nodes, map(_node_row, page.nodes)))
     headings = ("  provider", "state", "calls", "failures", "p50 ms", "p99 ms", "last failure")
-    lines.append(table_text(headings, map(_row, (*page.signers, *page.authorities))))
+    lines.append(
+        table_text(headings, map(_row, (*page.signers, *page.authorities, *page.blob_stores)))
+    )
     return Text.from_markup("\n".join(lines), overflow="ignore")
 
 

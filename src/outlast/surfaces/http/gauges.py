@@ -48,8 +48,9 @@ async def look(ctx: Context) -> Gauges:
         providers=(
             *_providers("signer", world.signer_router),
             *_providers("authority", world.authority_router),
+            *(p for router, _ in site.blobs.routers() for p in _providers("blobs", router)),
         ),
-        blobs=(BlobRoom("local", site.watch.disk_free),),
+        blobs=tuple(BlobRoom(*room) for room in await site.blobs.rooms()),
         min_free_bytes=site.config.storage.min_free_mb << 20,
         certificates=site.vitals.certificates,
         sessions=site.store.pool_use(),
