@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -39,6 +41,23 @@ def seaweed(free_ports: Callable[[], int]) -> Iterator[SeaweedServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def foreign_s3() -> S3Blobs | None:
+    """The bucket that the environment names, if it does; see docs/howto/object-stores.md."""
+    if "OUTLAST_S3_ENDPOINT" not in os.environ:
+        return None
+    access, secret = (
+        pathlib.Path(os.environ[f"OUTLAST_S3_{half}_KEY_FILE"]).read_text().strip()
+        for half in ("ACCESS", "SECRET")
+    )
+    settings = S3Settings(
+        endpoint=os.environ["OUTLAST_S3_ENDPOINT"],
+        bucket=os.environ["OUTLAST_S3_BUCKET"],
+        region=os.environ.get("OUTLAST_S3_REGION", "us-east-1"),
+        prefix=f"outlast-conformance/{secrets.token_hex(8)}",
+    )
+    return S3Blobs(settings, access, secret)
+
+
 def s3_blobs(server: SeaweedServer, **given: object) -> S3Blobs:
     """A store with a fresh prefix."""
     settings = {
@@ -59,7 +78,7 @@ def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Bl
     if request.param == "memory":
         yield MemoryBlobs()
     elif request.param == "s3":
-        yield s3_blobs(request.getfixturevalue("seaweed"))
+        yield foreign_s3() or s3_blobs(request.getfixturevalue("seaweed"))
     else:
         blobs = FilesystemBlobs(tmp_path / "blobs", min_free_bytes=0)
         yield blobs

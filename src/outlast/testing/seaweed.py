@@ -69,6 +69,16 @@ class SeaweedServer:
         """The files that hold the objects' bytes."""
         return sorted(self.data.glob("*.dat"))
 
+    def uploads(self) -> list[str]:
+        """Multipart uploads that were begun and neither completed nor aborted."""
+        url = f"http://127.0.0.1:{self._ports[5]}/buckets/{BUCKET}/.uploads/?limit=1000"
+        request = urllib.request.Request(url, headers={"Accept": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_S) as answer:  # noqa: S310
+                return [entry["FullPath"] for entry in json.load(answer)["Entries"] or ()]
+        except urllib.error.HTTPError:  # nobody has begun one yet
+            return []
+
     def _arguments(self) -> list[str]:
         s3, master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3_grpc = self._ports
         words: dict[str, object] = {
