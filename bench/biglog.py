@@ -65,6 +65,10 @@ class CountingFiles(DiskFiles):
         self.syncs += len(files)
         super().write_durably(files)
 
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        self.syncs += len(files)
+        super().install(files)
+
     def sync_directories(self, paths: Sequence[Path]) -> None:
         self.syncs += len(paths)
         super().sync_directories(paths)

@@ -134,15 +134,12 @@ def test_a_forgotten_sync_is_found(what: str, key: LogKey, publish: Publish) -> 
 class NamesFirst(MemoryFiles):
     """Planted: a file gets its final name before its content is synced."""
 
-    def write_durably(self, files: Sequence[tuple[Path, bytes]]) -> None:
-        """Writes only."""
-        for path, data in files:
-            self._write(self._name(path), data)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """And then syncs."""
-        super().rename(source, target)
-        self._sync(Step("sync", self._name(target)))
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        """Written, named, and then synced."""
+        for staged, target, data in files:
+            self._write(self._name(staged), data)
+            self.rename(staged, target)
+            self._sync(Step("sync", self._name(target)))
 
 
 def test_a_name_before_its_content_is_found(key: LogKey, publish: Publish) -> None:
@@ -234,6 +231,14 @@ class FailingFiles(DiskFiles):
             files = [(path, data[: len(data) // 2]) for path, data in files[: len(files) // 2 + 1]]
         self._step(lambda: super(FailingFiles, self).write_durably(files))
 
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        if self.count == self.at and self.after:  # some have their names, one is cut
+            *whole, (staged, _, data) = files[: len(files) // 2 + 1]
+            super().install(whole)
+            staged.write_bytes(data[: len(data) // 2])
+            raise PowerCutError
+        self._step(lambda: super(FailingFiles, self).install(files))
+
     def rename(self, source: Path, target: Path) -> None:
         self._step(lambda: super(FailingFiles, self).rename(source, target))
 
@@ -282,6 +287,12 @@ class SickFiles(DiskFiles):
             super().write_durably([(path, data[:1]) for path, data in files[:1]])
             raise self.error
         super().write_durably(files)
+
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        if self.operation == "write":
+            super().install(files[:1])
+            raise self.error
+        super().install(files)
 
     def sync_directories(self, paths: Sequence[Path]) -> None:
         if self.operation == "sync":

@@ -254,18 +254,10 @@ class _Writing:
         self._flush()
 
     def _put(self, tile: Tile, data: bytes) -> None:
-        """Take one resource; the same bytes in place already are left alone, others are Corrupt."""
+        """Take one resource."""
         target = self._directory / tile.path
-        there = self._files.read(target, len(data) + 1)
-        if there is None:
-            self._taken.append((target, data))
-            self._taken_bytes += len(data)
-        elif there != data:
-            raise Corrupt(
-                "archive-rewrite",
-                f"{tile.path} is there with other content",
-                hint="The archive is of another history than the store. Compare both with a peer's copy.",
-            )
+        self._taken.append((target, data))
+        self._taken_bytes += len(data)
         if tile.partial:
             self._partials.add(tile.full)
         # also where it was there: a crash may have come between its rename and the sync of its directory
@@ -280,18 +272,29 @@ class _Writing:
             directory = directory.parent
 
     def _flush(self) -> None:
-        """Sync all that was taken, then name it."""
+        """Write, sync and name all that was taken; what is in place already with the same bytes is left alone."""
         if not self._taken:
             return
         self._clean_staging()
-        staged = [(self._staging / str(at), data) for at, (_, data) in enumerate(self._taken)]
-        self._files.write_durably(staged)
-        for directory in {target.parent for target, _ in self._taken} - self._durable:
+        there = self._there()
+        new = [(target, data) for target, data in self._taken if target not in there]
+        for directory in {target.parent for target, _ in new} - self._durable:
             self._files.make_directory(directory)
-        for (source, _), (target, _) in zip(staged, self._taken, strict=True):
-            self._files.rename(source, target)
+        self._files.install([(self._staging / str(at), *one) for at, one in enumerate(new)])
         self._taken.clear()
         self._taken_bytes = 0
+
+    def _there(self) -> set[Path]:
+        """Which of those taken are in place already; raises Corrupt where one has other bytes."""
+        there = set(self._files.existing([target for target, _ in self._taken]))
+        for target, data in self._taken:
+            if target in there and self._files.read(target, len(data) + 1) != data:
+                raise Corrupt(
+                    "archive-rewrite",
+                    f"{target.relative_to(self._directory)} is there with other content",
+                    hint="The archive is of another history than the store. Compare both with a peer's copy.",
+                )
+        return there
 
     def _clean_staging(self) -> None:
         if not self._is_staging_clean:

@@ -42,6 +42,14 @@ class Files(Protocol):
         """Give a file its final name, replacing what had it; not durable before its directory is synced."""
         ...
 
+    def existing(self, paths: Sequence[Path]) -> list[Path]:
+        """Those of the paths that are there."""
+        ...
+
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        """For each ``(staged, target, data)``: write it durably under the one name, then give it the other."""
+        ...
+
     def sync_directories(self, paths: Sequence[Path]) -> None:
         """Make the names in these directories durable; in any order."""
         ...
@@ -71,6 +79,14 @@ class DiskFiles:
         """See Files."""
         with _translated(target):
             os.replace(source, target)
+
+    def existing(self, paths: Sequence[Path]) -> list[Path]:
+        """See Files."""
+        return [path for path in paths if os.path.exists(path)]
+
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        """See Files."""
+        _together(_install, files)
 
     def sync_directories(self, paths: Sequence[Path]) -> None:
         """See Files."""
@@ -122,6 +138,13 @@ def _write_durably(file: tuple[Path, bytes]) -> None:
             _sync(handle, path)
         finally:
             os.close(handle)
+
+
+def _install(file: tuple[Path, Path, bytes]) -> None:
+    staged, target, data = file
+    _write_durably((staged, data))
+    with _translated(target):
+        os.replace(staged, target)
 
 
 def _sync_directory(path: Path) -> None:

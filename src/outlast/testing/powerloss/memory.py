@@ -66,6 +66,18 @@ class MemoryFiles:
         self.tree[self._name(target)] = self.tree.pop(self._name(source))
         self.recorder.add(Step("rename", self._name(source), target=self._name(target)))
 
+    def existing(self, paths: Sequence[Path]) -> list[Path]:
+        """See Files."""
+        return [path for path in paths if self._name(path) in self.tree]
+
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        """See Files. All are written before the first is synced, and the last is synced and named first."""
+        for staged, _, data in files:
+            self._write(self._name(staged), data)
+        for staged, target, _ in reversed(files):
+            self._sync(Step("sync", self._name(staged)))
+            self.rename(staged, target)
+
     def sync_directories(self, paths: Sequence[Path]) -> None:
         """See Files."""
         for path in paths:

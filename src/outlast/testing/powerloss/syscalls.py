@@ -68,6 +68,26 @@ class RecordingOs:
         really(descriptor)
         self._recorder.add(Step("sync-directory" if is_directory else "sync", name))
 
+    def makedirs(
+        self, path: str | os.PathLike[str], mode: int = 0o777, exist_ok: bool = False
+    ) -> None:
+        """See os.makedirs."""
+        whole = pathlib.Path(path)
+        missing = [one for one in (whole, *whole.parents) if not one.exists()]
+        os.makedirs(path, mode, exist_ok=exist_ok)
+        for one in reversed(missing):
+            self._recorder.add(Step("make", self._name(one)))
+
+    def unlink(self, path: str | os.PathLike[str]) -> None:
+        """See os.unlink."""
+        os.unlink(path)
+        self._recorder.add(Step("remove", self._name(path)))
+
+    def rmdir(self, path: str | os.PathLike[str]) -> None:
+        """See os.rmdir."""
+        os.rmdir(path)
+        self._recorder.add(Step("remove", self._name(path)))
+
     def link(self, source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
         """See os.link."""
         os.link(source, target)
