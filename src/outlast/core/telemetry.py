@@ -122,7 +122,7 @@ class Span:
         self.links: list[SpanContext] = []
         self.error = ""
         self.started_s = tracer.clock.monotonic_s()
-        self.ended_s = 0.0
+        self.ended_s = -1.0
 
     @property
     def traceparent(self) -> str:
@@ -172,7 +172,7 @@ class Span:
 
     def end(self) -> None:
         """It is over: to the queue. A second end is ignored."""
-        if not self.ended_s:
+        if self.ended_s < 0:
             self.ended_s = self._tracer.clock.monotonic_s()
             self._tracer.ended(self)
 
