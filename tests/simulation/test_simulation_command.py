@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from outlast.core import commit
 from outlast.core.clock import SystemClock
 from outlast.core.errors import Refused
 from outlast.testing.simulation import command
-from outlast.testing.simulation.node import Node
 from outlast.testing.simulation.seedfile import keep_seeds, parse_seed, read_seeds, seed_name
 from outlast.testing.simulation.swarm import DRAW_VERSION
 from outlast.testing.simulation.sweep import Tally, sweep
@@ -23,9 +23,9 @@ from outlast.testing.simulation.sweep import Tally, sweep
 pytestmark = pytest.mark.slow
 
 
-def plant_blind_nodes(patch: pytest.MonkeyPatch) -> None:
-    """A bug that many seeds find: whoever crashed stays away."""
-    patch.setattr(Node, "start_again", lambda _: None)
+def plant_forgotten_keys(patch: pytest.MonkeyPatch) -> None:
+    """A bug that many seeds find: idempotency keys are not written."""
+    patch.setattr(commit._Flush, "_remember", lambda *_: None)
 
 
 def test_one_seed_shows_its_story(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_failing_seeds_are_told_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 1, the command that shows each, and the file that the tests run; a seed is kept once."""
-    plant_blind_nodes(monkeypatch)
+    plant_forgotten_keys(monkeypatch)
     kept = tmp_path / "seeds.toml"
     kept.write_text("# a comment stays\n")
     argv = ["--seeds", "8", "--processes", "1", "--keep", str(kept)]

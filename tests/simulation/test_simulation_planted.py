@@ -15,12 +15,14 @@ from outlast.core.commit import Finish, Planner, Submission, needs_of
 from outlast.core.errors import Conflict, Refused, Unknown
 from outlast.core.publish import Publisher
 from outlast.core.store.port import Head, JobRow, Snapshot, WriteSet
+from outlast.operations.model import mode as modes
 from outlast.signing import attempt, source, work
 from outlast.signing.model import request
 from outlast.testing.simulation.clients import Crowd
 from outlast.testing.simulation.database import Database, Session
 from outlast.testing.simulation.door import Door
 from outlast.testing.simulation.engine import Sleep
+from outlast.testing.simulation.eyes import Eyes
 from outlast.testing.simulation.node import Node
 from outlast.testing.simulation.run import Result, run_seed
 
@@ -237,18 +239,36 @@ def plant_checkpoint_from_memory(patch: pytest.MonkeyPatch) -> None:
 
 def plant_any_history(patch: pytest.MonkeyPatch) -> None:
     """Nobody compares the store with the log that is published."""
-    patch.setattr(Publisher, "_check_history", lambda *_: None)
+
+    async def unasked(_self: Publisher, _head: Head) -> None:
+        return None
+
+    patch.setattr(Publisher, "_check_history", unasked)
 
 
 def plant_shorter_only(patch: pytest.MonkeyPatch) -> None:
     """An older store is known by being shorter only, although it may have been written to."""
     check = Publisher._check_history
 
-    def shorter(self: Publisher, head: Head) -> None:
+    async def shorter(self: Publisher, head: Head) -> None:
         if head.size < self.published:
-            check(self, head)
+            await check(self, head)
 
     patch.setattr(Publisher, "_check_history", shorter)
+
+
+def plant_not_held(patch: pytest.MonkeyPatch) -> None:
+    """Work goes on although the log's publisher has found a fork."""
+    patch.setattr(Node, "held", False)
+
+
+def plant_open_door(patch: pytest.MonkeyPatch) -> None:
+    """New work is let in although the publisher has found a fork, until the mode is on record."""
+
+    def by_mode(self: Eyes) -> Any:
+        return modes.refusal(self.mode.label, "accept")
+
+    patch.setattr(Eyes, "refusal", by_mode)
 
 
 # -- signing --------------------------------------------------------------------------------------------------
@@ -297,6 +317,8 @@ PLANTS = [
     plant_checkpoint_from_memory,
     plant_any_history,
     plant_shorter_only,
+    plant_not_held,
+    plant_open_door,
     plant_no_pin_check,
     plant_blind_trust,
     plant_second_on_original,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from outlast.core.commit import (
     MAX_FLUSH,
     MIN_FLUSH,
+    Claim,
     Outcome,
     Planner,
     Receipt,
@@ -47,6 +48,10 @@ class Owner(Protocol):
 
     def carried(self, pieces: int) -> None:
         """So many pieces of work were in one flush."""
+        ...
+
+    def ending(self, job: int, is_holder: bool) -> None:
+        """A job is being ended, moved or extended by whoever holds its newest lease, or not."""
         ...
 
     def durable(self) -> None:
@@ -122,6 +127,7 @@ class Door:
         def plan(snapshot: Snapshot) -> WriteSet:
             write, outcomes[:] = self.planner.plan(works, snapshot, self._clock.now_ms())
             written[:] = [write]
+            self._check_holders(works, outcomes, write)
             return write
 
         try:
@@ -137,6 +143,15 @@ class Door:
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
             failed = isinstance(outcome, Exception)
             answer(None if failed else outcome, outcome if failed else None)  # type: ignore[arg-type]  # told apart above
+
+    def _check_holders(self, works: list[Work], outcomes: list[Outcome], write: WriteSet) -> None:
+        """Only whoever holds the newest lease ends, moves or extends a job."""
+        for work, outcome in zip(works, outcomes, strict=True):
+            finish = None if isinstance(work, Claim) else work.finish
+            if finish is None or isinstance(outcome, Exception):
+                continue
+            job = write.jobs.get(finish.job)
+            self._owner.ending(finish.job, job is not None and job.lease == finish.lease)
 
     async def _failed(self, batch: list[tuple[Work, Answer]], error: OutlastError) -> None:
         if len(batch) > 1 and not isinstance(error, Unavailable | Unknown | Corrupt):

@@ -256,6 +256,10 @@ class Node:
         """So many pieces of work were in one flush."""
         self.site.checks.sometimes(pieces > 1, "a flush carries more than one piece of work")
 
+    def ending(self, job: int, is_holder: bool) -> None:
+        """A job is being ended, moved or extended by whoever holds its newest lease, or not."""
+        self.site.checks.always(is_holder, f"job {job} is written by {self.name}, who has lost it")
+
     def committed(self, write: WriteSet) -> None:
         """A flush is durable, and its callers are being told."""
         self.eyes.committed(write)

@@ -82,6 +82,16 @@ class MemoryFiles:
         if target.name == "checkpoint":
             self._reader.appeared(self.name, data)
 
+    def existing(self, paths: Sequence[Path]) -> list[Path]:
+        """See Files."""
+        return [path for path in paths if str(path) in self._files]
+
+    def install(self, files: Sequence[tuple[Path, Path, bytes]]) -> None:
+        """See Files; where it fails, some have their names and some do not."""
+        for staged, target, data in files:
+            self.write_durably([(staged, data)])
+            self.rename(staged, target)
+
     def remove_tree(self, path: Path) -> None:
         """See Files."""
         above = f"{path}/"

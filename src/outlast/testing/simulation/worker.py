@@ -111,7 +111,7 @@ class Worker:
     def _claim(self, room: int) -> Claim:
         return Claim(
             worker=self._owner.worker_name,
-            kinds=tuple(sorted(self.kinds)),
+            kinds=tuple(sorted(name for name, kind in self.kinds.items() if kind.open())),
             limit=room,
             now_ms=self._owner.clock.now_ms(),
             ttl_ms=self._owner.lease_ms,
