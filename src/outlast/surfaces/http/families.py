@@ -137,7 +137,9 @@ _GAUGES = (
         lambda g: g.checkpoint_age_s,
     ),
     _Figure(
-        "outlast_publish_seconds", "Time the last publication took.", lambda g: g.publish_lag_s
+        "outlast_publish_seconds",
+        "How long the newest checkpoint came after the first commit that it covers.",
+        lambda g: g.publish_lag_s,
     ),
     _Figure("outlast_jobs_running", "Jobs being handled now.", lambda g: g.jobs_running),
     _Figure("outlast_jobs_drain_per_second", "Jobs finished lately.", lambda g: g.drain_per_s),
