@@ -66,7 +66,8 @@ async def test_a_server_without_connections_left_is_waited_for(
         crowd = Crowd(one, clients=6)
         async with crowd.running():
             await crowd.until(50)
-            cutter, others = await asyncpg.connect(postgres_server.dsn()), []
+            cutter = await asyncpg.connect(postgres_server.dsn())
+            others: list[asyncpg.Connection] = []
             taking = asyncio.create_task(_take_all(postgres_server.dsn(), others))
             for _ in range(20):
                 await cutter.execute(_cut_all_of(database))

@@ -58,7 +58,7 @@ def serving(folder: pathlib.Path, dsn: str) -> Iterator[Any]:
 
 def outlast(folder: pathlib.Path, *arguments: str) -> None:
     """A command that succeeds."""
-    words = [OUTLAST, *arguments]
+    words = [str(OUTLAST), *arguments]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done
 
