@@ -1,16 +1,22 @@
-"""A site under simulation: the real commit plan, deciders, router and job handlers, in scripted trouble.
+"""A site under simulation: real decisions, handlers, publishers and proofs, in scripted trouble.
 
-Time, disk, network, providers and crashes are events on one heap, drawn from one seed. There is no event loop, no
-thread and no real clock, so a seed is a schedule, and a failing seed fails again. ADR 0006 says why handlers are
-written so that this is possible.
+Time, disk, network, providers, people and crashes are events on one heap, drawn from one seed. There is no event loop,
+no thread and no real clock, so a seed is a schedule, and a failing seed fails again. ADR 0006 says why handlers are
+written so that this is possible, ADR 0011 what a seed is and what is real here; docs/howto/simulate.md is for whoever
+runs it.
 
-    engine    the heap, coroutines as tasks, the trace
-    checks    always (invariants) and sometimes (was it reached at all)
-    swarm     what a seed switches on, and how hard
-    parts     keys, providers, authorities, blobs, a PDF that is no PDF
-    node      what `Committer` and `Runner` do, on the heap instead of an event loop
-    clients   people and programs that ask, repeat themselves, withdraw, approve, replay
-    run       one seed from beginning to quiescence, and what must hold then
+    engine      the heap, coroutines as tasks, the trace
+    checks      always, sometimes, reachable
+    faults      fault points, on in some seeds and off in others
+    swarm       how large a seed's site is, and what kinds of trouble come how often
+    database    the store that nodes share: locks, conflicts, lost answers
+    door        what `Committer` does        worker   what `Runner` does        eyes   what `wiring.watch` does
+    publishing  the log's publishers, and a reader who believes nothing
+    parts       keys, providers, authorities, blobs, clocks, a PDF that is no PDF
+    node        a process through its lives  site     what the nodes share
+    clients     programs that ask            people   those who operate         restored   a backup put back by mistake
+    run         one seed from beginning to rest               verdict   what must hold then
+    sweep       many seeds on all cores      seedfile seeds that once failed    report, command   for people
 
 What lies below is not simulated: `tests/integration/test_crash_*` kill real processes on a real disk.
 """
