@@ -153,7 +153,7 @@ async def sign_once(site: Site, client: httpx2.AsyncClient) -> httpx2.Response:
     document = await client.post(
         "/v1/documents", content=plain_pdf(1), headers={"content-type": "application/pdf"}
     )
-    ask = {"document": document.json()["id"], "name": SECRET}
+    ask = {"document": document.json()["id"], "name": SECRET, "signatures": [{}, {}]}
     answer = await client.post("/v1/signature-requests", json=ask, headers={"traceparent": CALLER})
     assert answer.status_code == 202, answer.text
     done = await client.get(answer.json()["url"], headers={"prefer": "wait=20"})
@@ -202,15 +202,14 @@ async def test_commit_belongs_to_the_request_and_links_with_its_flush(
 async def test_jobs_are_traces_linked_with_the_request(
     traced: tuple[Collector, httpx2.Response],
 ) -> None:
-    """Both jobs, the second made by the first, point to the request; attempt and calls are their parts."""
+    """All four jobs, each made by the one before it, point to the request; attempt and calls are their parts."""
     collector, answer = traced
-    request = answer.headers["traceparent"].split("-")[2]
-    sign = one(
-        [s for s in collector.named("process signing.sign") if s.links == [(TRACE, request)]]
+    link = (TRACE, answer.headers["traceparent"].split("-")[2])
+    (sign, again), (stamp, _) = (
+        [s for s in collector.named(f"process signing.{kind}") if s.links == [link]]
+        for kind in ("sign", "timestamp")
     )
-    stamp = one(
-        [s for s in collector.named("process signing.timestamp") if s.links == [(TRACE, request)]]
-    )
+    assert again.trace_id != sign.trace_id
     assert sign.kind == stamp.kind == CONSUMER
     assert len({TRACE, sign.trace_id, stamp.trace_id}) == 3
     assert sign.attributes["messaging.destination.name"] == "signing.sign"
@@ -234,9 +233,8 @@ async def test_appliance_continues_the_calls_trace(
 ) -> None:
     """The appliance takes the traceparent: its span is a child of our call, from another service."""
     collector, _ = traced
-    sign = one(
-        [s for s in collector.named("process signing.sign") if s.links and s.links[0][0] == TRACE]
-    )
+    signs = collector.named("process signing.sign")
+    sign = next(s for s in signs if s.links and s.links[0][0] == TRACE)
     call = one([s for s in collector.named("sign hsm-room") if s.trace_id == sign.trace_id])
     there = await until(
         lambda: [s for s in collector.named("POST /v1/signer/sign") if s.trace_id == call.trace_id],
