@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import pathlib
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -130,3 +132,16 @@ async def test_a_frozen_primary_that_comes_back_is_not_believed(
     assert crowd.errors.keys() <= RETRYABLE
     await asyncio.to_thread(servers.standby.power_off)
     await asyncio.to_thread(servers.follow)
+
+
+async def test_queries_of_the_page_can_be_asked(servers: PostgresPair) -> None:
+    """What docs/howto/postgresql-ha.md has an operator ask runs on a real primary; the standby is seen to be synchronous."""
+    page = pathlib.Path(__file__).parents[2] / "docs" / "howto" / "postgresql-ha.md"
+    queries = re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    name = await asyncio.to_thread(servers.create_database)
+    async with nodes(servers.dsn(name), 1):
+        answers = [servers.primary.run(sql, servers.primary.dsn(name)) for sql in queries]
+    assert len(answers) == 8
+    assert "|sync|" in answers[0]
+    assert "outlast|" in answers[6]
+    assert answers[7].endswith("|f")
