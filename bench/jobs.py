@@ -74,8 +74,8 @@ _METHOD = (
 
 
 def _beside(ours: Figure, peer: Figure, name: str) -> Verdict:
-    """A ratio that no goal was set for but being level."""
-    return ratio(f"jobs per second, PostgreSQL, over {name}", ours, peer, goal=1)
+    """A ratio that no goal was set for."""
+    return ratio(f"jobs per second, PostgreSQL, over {name}", ours, peer, goal=None)
 
 
 def _figure(name: str, key: str, unit: str, rounds: list[dict[str, float]]) -> Figure:

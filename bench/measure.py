@@ -42,11 +42,11 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A goal and what came out. ``at_least``: more is better, otherwise less is."""
+    """A goal and what came out. ``at_least``: more is better, otherwise less is. ``goal`` None: nobody set one."""
 
     what: str
     value: float
-    goal: float
+    goal: float | None
     at_least: bool
     unit: str = "x"
     aim: float | None = None
@@ -54,7 +54,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def met(self) -> bool:
-        """Whether the goal is reached."""
+        """Whether the goal is reached, or there is none."""
+        if self.goal is None:
+            return True
         return self.value >= self.goal if self.at_least else self.value <= self.goal
 
 
@@ -103,7 +105,7 @@ def number(value: float) -> str:
 
 
 def ratio(
-    what: str, over: Figure, under: Figure, *, goal: float, aim: float | None = None
+    what: str, over: Figure, under: Figure, *, goal: float | None, aim: float | None = None
 ) -> Verdict:
     """How many times ``over`` exceeds ``under``, round by round."""
     each = sorted(a / b for a, b in zip(over.rounds, under.rounds, strict=True))

@@ -23,6 +23,8 @@ def value_text(verdict: Verdict) -> str:
 
 def goal_text(verdict: Verdict) -> str:
     """The goal, and the aim beyond it: ``at least 5x (aim 10x)``."""
+    if verdict.goal is None:
+        return "none set"
     unit = _unit(verdict)
     text = f"at {'least' if verdict.at_least else 'most'} {number(verdict.goal)}{unit}"
     return text + (f" (aim {number(verdict.aim)}{unit})" if verdict.aim else "")
@@ -53,6 +55,8 @@ def show(run: Run, console: Console) -> None:
     for outcome in run.outcomes:
         for verdict in outcome.verdicts:
             mark = "[green]met[/]" if verdict.met else "[red]not met[/]"
+            if verdict.goal is None:
+                mark = ""
             table.add_row(outcome.case, verdict.what, value_text(verdict), goal_text(verdict), mark)
     console.print(table)
     if warning(run):
@@ -85,6 +89,8 @@ def _lines(run: Run) -> Iterator[str]:
     for outcome in run.outcomes:
         for verdict in outcome.verdicts:
             met = "met" if verdict.met else "**not met**"
+            if verdict.goal is None:
+                met = ""
             yield (
                 f"| {outcome.title} | {verdict.what} | **{value_text(verdict)}** | {goal_text(verdict)} | {met} |"
             )
