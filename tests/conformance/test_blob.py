@@ -72,7 +72,7 @@ def s3_blobs(server: SeaweedServer, **given: object) -> S3Blobs:
     return S3Blobs(S3Settings(**settings), access, secret)  # type: ignore[arg-type]  # as given
 
 
-@pytest.fixture(params=["memory", "filesystem", "s3"])
+@pytest.fixture(params=["memory", "filesystem", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[BlobStore]:
     """An empty store of each kind."""
     if request.param == "memory":

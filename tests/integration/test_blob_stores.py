@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from outlast.core.errors import OutlastError, Unavailable
+from outlast.core.errors import OutlastError, Refused, Unavailable
+from outlast.core.replicas import mend, scrub
+from outlast.core.replicas.scrubmodel import ScrubOptions
 from outlast.ports.blob import BlobStore
 from outlast.signing.api import Caller, SignatureAsk
 from outlast.testing.pdfs import plain_pdf
 from outlast.testing.seaweed import SeaweedServer
-from outlast.wiring.config import Config, S3BlobStore, SiteSection, check
+from outlast.wiring.config import Config, FilesystemBlobStore, S3BlobStore, SiteSection, check
 from outlast.wiring.site import Site, open_site, run_site
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -196,6 +198,98 @@ async def test_a_store_that_hangs_does_not_hold_up_the_site(
                 await until(lambda r=request: is_signed(site, r))
         finally:
             first.process.resume()
+
+
+def flip(server: SeaweedServer, marker: bytes) -> int:
+    """Damage every place in the server's volumes where these bytes are; how many there were."""
+    found = 0
+    for volume in server.volumes():
+        data = bytearray(volume.read_bytes())
+        at = data.find(marker)
+        while at >= 0:
+            data[at] ^= 0xFF
+            found += 1
+            at = data.find(marker, at + 1)
+        volume.write_bytes(data)
+    return found
+
+
+async def test_damage_is_survived_and_mended(
+    servers: tuple[SeaweedServer, SeaweedServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bytes flipped inside a store's volume, an object overwritten, one deleted: every file still reads right, and a
+    scrub says what it found, mends it, and leaves both stores equal."""
+    monkeypatch.setattr(scrub, "YOUNG_S", 0.0)
+    # SeaweedFS finds the damage itself, and then says nothing for long
+    monkeypatch.setattr(mend, "NEXT_BYTES_S", 1.5)
+    first, _ = servers
+    async with running(config_of(tmp_path, *servers)) as site:
+        # the scrub that a new site begins by itself looks at nothing yet
+        await until(lambda: has_ended(site, 1))
+        requests = [await sign_one(site) for _ in range(3)]
+        for request in requests:
+            await until(lambda r=request: is_signed(site, r))
+        a, b = site.blobs.stores["a"], site.blobs.stores["b"]
+        names = sorted(await contents(a))
+        bodies = {name: b"".join([p async for p in a.get(name)]) for name in names}
+        documents = [n for n in names if len(bodies[n]) > 400][:3]
+        assert flip(first, bodies[documents[0]][200:264])
+        await b.delete(documents[1])
+        await b.put(documents[1], _once(b"something else"))
+        await b.delete(documents[2])
+        site.world.bodies._recent._bodies.clear()  # what was put lately is not read from memory
+        for request in requests:
+            assert (await signed_file(site, request)).startswith(b"%PDF-")
+        await site.blobs.scrubber.begin("test", ScrubOptions())
+        await until(lambda: has_ended(site, 2))
+        now = await site.blobs.scrubber.state()
+        # overwritten with a digest of its own, the second is a dispute: a person decides
+        assert {f.problem for f in now.findings} == {"disputed"}
+        assert {f.blob for f in now.findings} == {documents[1]}
+        await b.delete(documents[1])
+        await site.blobs.scrubber.begin("test", ScrubOptions())
+        await until(lambda: has_ended(site, 3))
+        now = await site.blobs.scrubber.state()
+        assert (now.tally.dead, now.findings, now.references.lost_count) == (0, (), 0)
+        assert await contents(a) == await contents(b)
+        for name in names:
+            for store in (a, b):
+                assert b"".join([p async for p in store.get(name)]) == bodies[name]
+
+
+async def has_ended(site: Site, run: int) -> bool:
+    """Whether that scrub is over."""
+    now = await site.blobs.scrubber.state()
+    return now.run == run and now.complete
+
+
+async def test_a_site_with_a_folder_gets_a_second_store(
+    servers: tuple[SeaweedServer, SeaweedServer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Documents of a site that had the default folder are copied by the first scrub; leaving the folder out of the
+    configuration is refused."""
+    monkeypatch.setattr(scrub, "YOUNG_S", 0.0)
+    alone = check(Config(site=SiteSection(data=str(tmp_path / "data"))))
+    async with running(alone) as site:
+        request = await sign_one(site)
+        await until(lambda: is_signed(site, request))
+        kept = await signed_file(site, request)
+    s3 = section(servers[0], tmp_path.name)
+    with pytest.raises(Refused, match="blob-store-dropped"):
+        async with open_site(check(Config(site=alone.site, blobs={"s3": s3}))):
+            pass
+    both = check(Config(site=alone.site, blobs={"local": FilesystemBlobStore(), "s3": s3}))
+    async with running(both) as site:
+        await until(lambda: has_ended(site, 1))
+        local, remote = site.blobs.stores["local"], site.blobs.stores["s3"]
+        assert await contents(local) == await contents(remote) != {}
+    (tmp_path / "data" / "blobs").rename(tmp_path / "away")
+    async with running(check(Config(site=alone.site, blobs={"s3": s3}))) as site:
+        assert await signed_file(site, request) == kept
 
 
 async def test_wrong_credentials_are_told_and_kept_secret(

@@ -268,6 +268,36 @@ async def test_a_scrub_rests_resumes_and_stops(tmp_path: pathlib.Path) -> None:
         await asyncio.wait([running])
 
 
+async def test_a_blob_that_its_store_cannot_give_is_damaged(tmp_path: pathlib.Path) -> None:
+    """A store that answers, and fails for one blob only, has a bad copy; one that answers nothing is waited for."""
+
+    class Failing(MemoryBlobs):
+        bad = ""
+
+        async def get(self, name: str, offset: int = 0) -> AsyncIterator[bytes]:
+            if name == self.bad:
+                raise Unavailable("store-failed", "the object store answered 500")
+            async for piece in super().get(name, offset):
+                yield piece
+
+        async def put(self, name: str, chunks: AsyncIterator[bytes]) -> int:
+            self.bad = "" if name == self.bad else self.bad
+            return await super().put(name, chunks)
+
+    store = await SqliteStore.open(tmp_path / "site.db")
+    failing = Failing()
+    part = Part(store, {"a": failing, "b": MemoryBlobs()})
+    name = await part.put(100)
+    failing.bad = name
+    tally, findings = await part.scrubber._one(name, True)
+    assert (tally.corrupt, tally.mended) == (1, 1)
+    assert [f.outcome for f in findings] == ["mended"]
+    part.stores["b"].down = DOWN
+    with pytest.raises(Unavailable):
+        await part.scrubber._one(name, True)
+    await store.close()
+
+
 async def test_what_is_owed_is_no_finding(tmp_path: pathlib.Path) -> None:
     """A copy that is owed on record is the debt's affair."""
     async with opened(tmp_path, run=False) as part:

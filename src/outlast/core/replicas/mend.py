@@ -16,6 +16,9 @@ from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable
 from outlast.core.replicas.judge import Copy, Judgement, judge
 from outlast.core.replicas.store import CALL_S, NEXT_BYTES_S, One
 
+TRIES = 2
+"""How often a copy is read that a store, well otherwise, cannot give: some find damage themselves and break off."""
+
 Passed = Callable[[int], None]
 """Told of bytes as they are read, to bound the rate."""
 
@@ -49,10 +52,11 @@ async def look(
     for name, store in stores.items():
         if name in skip:
             continue
-        try:
-            copies[name] = await _copy_in(store, blob, passed)
-        except OutlastError:
+        copy_there = await _tried(store, blob, passed)
+        if copy_there is None:
             unasked.append(name)
+        else:
+            copies[name] = copy_there
     judgement = judge(copies)
     mended: list[str] = []
     if mend and judgement.good:
@@ -89,6 +93,28 @@ async def copy(
     raise next((e for e in errors if e not in absent), None) or (
         absent[0] if absent else Unavailable("blob-no-source", f"no store gives blob {blob}")
     )
+
+
+async def _tried(store: One, blob: str, passed: Passed) -> Copy | None:
+    """What a store has; None where it cannot be asked. A copy that cannot be read while its store is well is there
+    and is not right."""
+    for _ in range(TRIES):
+        try:
+            return await _copy_in(store, blob, passed)
+        except OutlastError as error:
+            if error.retry_after_s is not None or not await _is_well(store):
+                return None
+    return Copy(found=True)
+
+
+async def _is_well(store: One) -> bool:
+    """Whether a store answers: then what it could not give is damaged, and not merely out of reach."""
+    try:
+        async with asyncio.timeout(CALL_S):
+            await store.check()
+    except (OutlastError, TimeoutError):
+        return False
+    return True
 
 
 async def _copy_in(store: One, blob: str, passed: Passed) -> Copy:
