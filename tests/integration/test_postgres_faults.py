@@ -20,6 +20,7 @@ from outlast.core.store.port import Head, Needs, Snapshot, WriteSet
 from outlast.core.store.postgres import engine, session
 from outlast.core.store.postgres.engine import PostgresStore
 from outlast.core.store.postgres.failure import translate
+from outlast.core.store.postgres.skew import skew_ms
 from outlast.testing.audit import audit
 from outlast.testing.ledger import ledger_deciders
 from outlast.testing.postgres import PostgresServer
@@ -380,12 +381,35 @@ async def test_missing_rights_are_named(database: str, postgres_server: Postgres
         postgres_server.run("UPDATE entry SET leaf = ''", weak)
 
 
-async def test_drifted_schema_is_refused(database: str, postgres_server: PostgresServer) -> None:
-    """A column changed by hand is found at the start, not at the first write that needs it."""
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("ALTER TABLE job_lease RENAME COLUMN attempts TO tries", "attempts"),
+        ("ALTER TABLE job_body DROP COLUMN cause", "cause"),
+        ("ALTER TABLE head ALTER COLUMN size TYPE text", "size"),
+        ("DROP FUNCTION job_rows_forget", "job_rows_forget"),
+        ("DROP TABLE job_done", "job_done"),
+    ],
+    ids=["renamed", "dropped", "another-type", "no-function", "no-table"],
+)
+async def test_drifted_schema_is_refused(
+    database: str, postgres_server: PostgresServer, change: str, named: str
+) -> None:
+    """What was changed by hand is found at the start, not at the first write that needs it."""
     await (await PostgresStore.open(database)).close()
-    postgres_server.run("ALTER TABLE job_lease RENAME COLUMN attempts TO tries", database)
+    postgres_server.run(change, database)
     refused = await _refusal(database)
-    assert (refused.code, "attempts" in refused.message) == ("schema-drift", True)
+    assert (refused.code, named in refused.message) == ("schema-drift", True)
+
+
+async def test_a_server_that_is_too_old_is_refused(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is made in it."""
+    monkeypatch.setattr(session, "MIN_SERVER", 990_000)
+    refused = await _refusal(database)
+    assert refused.code == "server-too-old"
+    assert "99 is needed" in refused.message
 
 
 async def test_column_added_by_a_newer_release_does_not_disturb(
@@ -458,6 +482,54 @@ async def test_standby_is_refused_and_used_once_promoted(
         postgres_server.run("SELECT pg_promote()")
         await committer_of(store).submit(work("a"))
         assert (await store.head()).size == 2
+
+
+class ShiftedClock:
+    """A machine whose clock is wrong by ``shift_ms``."""
+
+    def __init__(self, shift_ms: int = 0) -> None:
+        self.shift_ms = shift_ms
+        self._right = SystemClock()
+
+    def now_ms(self) -> int:
+        return self._right.now_ms() + self.shift_ms
+
+    def monotonic_s(self) -> float:
+        return self._right.monotonic_s()
+
+
+async def test_a_clock_that_differs_from_the_servers_writes_nothing(database: str) -> None:
+    """Beyond two seconds either way a node does not start, and a running one writes nothing and says by how much;
+    within, and when the clocks agree again, it goes on by itself, in the same session."""
+    clock = ShiftedClock()
+    for shift_ms, words in ((2_500, "ahead of"), (-2_500, "behind")):
+        with pytest.raises(Unavailable, match="clock-skew") as caught:
+            await PostgresStore.open(database, clock=ShiftedClock(shift_ms))
+        assert f"2.5 s {words} the database" in caught.value.message
+        assert "NTP" in caught.value.hint
+    store = await PostgresStore.open(database, clock=clock)
+    committer = committer_of(store)
+    await committer.submit(work("a"))
+    pid, head = writer_pid(store), await store.head()
+    for in_turn, shift_ms in ((0, 3_000), (9, -3_000)):
+        store._in_turn, clock.shift_ms = in_turn, shift_ms
+        with pytest.raises(Unavailable, match="clock-skew") as caught:
+            await committer.submit(work("a"))
+        assert caught.value.retry_after_s
+        assert await store.head() == head
+        clock.shift_ms = shift_ms // 2
+        await committer.submit(work("a"))
+        head = await store.head()
+    assert writer_pid(store) == pid
+    await store.close()
+
+
+def test_the_answers_way_is_no_skew() -> None:
+    """The server looked at its clock some time between question and answer: only what lies outside counts."""
+    assert skew_ms(1_000, 1_000, 1_000) == 0
+    assert skew_ms(1_000, 4_500, 9_000) == 0
+    assert skew_ms(1_000, 900, 9_000) == 100
+    assert skew_ms(1_000, 9_300, 9_000) == -300
 
 
 async def test_nul_in_a_name_is_refused_alone(database: str) -> None:

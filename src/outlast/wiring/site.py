@@ -226,7 +226,7 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
     me = who_am_i(
         config.site.node, config.site.name, data, ids.new(), is_shared=bool(config.store.dsn_file)
     )
-    async with open_store(config, entropy, me.session) as opened:
+    async with open_store(config, entropy, me.session, clock) as opened:
         store, log_key = opened.store, opened.log_key
         # a wall clock that was set back while we were down must not take us behind our own record
         if not system_clock.resume(hlc_ms((await store.head()).hlc)):

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from outlast.core.clock import Clock
 from outlast.core.envelope import Entropy, RootKeys
 from outlast.core.errors import Refused
 from outlast.core.log.logkey import LogKey
@@ -40,11 +41,13 @@ class Opened(NamedTuple):
 
 
 @asynccontextmanager
-async def open_store(config: Config, entropy: Entropy, session: str) -> AsyncIterator[Opened]:
+async def open_store(
+    config: Config, entropy: Entropy, session: str, clock: Clock
+) -> AsyncIterator[Opened]:
     """The database that the configuration names, closed at the end; ``session`` is what this process's sessions with
-    it are called. Raises Refused and Unavailable as the engines do, and what is wrong with the keys."""
+    it are called, ``clock`` what it goes by, which a server's must agree with. Raises Refused and Unavailable as the engines do, and what is wrong with the keys."""
     if config.store.dsn_file:
-        async with _open_postgres(config, entropy, session) as opened:
+        async with _open_postgres(config, entropy, session, clock) as opened:
             yield opened
     else:
         async with _open_sqlite(config, entropy) as opened:
@@ -66,14 +69,16 @@ async def _open_sqlite(config: Config, entropy: Entropy) -> AsyncIterator[Opened
 
 
 @asynccontextmanager
-async def _open_postgres(config: Config, entropy: Entropy, session: str) -> AsyncIterator[Opened]:
+async def _open_postgres(
+    config: Config, entropy: Entropy, session: str, clock: Clock
+) -> AsyncIterator[Opened]:
     need_driver()
     from outlast.core.store.postgres.engine import PostgresStore
     from outlast.core.store.postgres.side import read_mark as read_pinned_mark
 
     dsn = read_dsn(config.store.dsn_file)
     store = await PostgresStore.open(
-        dsn, allow_unsafe=config.store.allow_unsafe, session_name=session
+        dsn, clock=clock, allow_unsafe=config.store.allow_unsafe, session_name=session
     )
     try:
         refuse_if_moved(await read_pinned_mark(store))

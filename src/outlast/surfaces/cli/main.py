@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "api-keys": Entry("api_keys", "Who may call the API: create, list, revoke."),
     "log": Entry("log", "The log: show, prove, verify, fsck, append."),
     "store": Entry("store", "The site's database: move it."),
+    "migrate": Entry("migrate", "The database's schema: what it has had, what is pending, run it."),
     "policy": Entry("policy", "Check the policy set."),
     "config": Entry("config", "Check the configuration."),
     "slo": Entry("slo", "Alert rules and a dashboard from service level objectives."),

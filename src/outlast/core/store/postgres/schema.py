@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import msgspec
 
-from outlast.core.errors import Refused
+from outlast.core.errors import Refused, Unavailable
 from outlast.core.store.migration import Migration, Phase, SchemaState, assess, load_migrations
+from outlast.core.store.port import Head, IdempotencyRow, JobRow, StreamRow
 from outlast.core.store.postgres.failure import translated
+from outlast.core.store.postgres.primary import Primary, Session
+from outlast.core.store.postgres.session import connect_writer
+from outlast.core.store.queries import load_queries
 
 log = logging.getLogger("outlast.store")
 
+SESSION_NAME = "outlast migrate"
 SCHEMA_PACKAGE = "outlast.core.store.postgres.migrations"
 LOCK_TRIES = 5
 """How often migrations try to get their locks, which each time they wait 2 s for (``migrate_patience``)."""
@@ -29,6 +36,16 @@ LOCK_PAUSE_S = 1.0
 
 _NOT_PREPARED = frozenset({"lock", "schema_create", "migrate_patience"})
 """Several statements each, or none that can be prepared."""
+
+_ROWS: dict[str, type[msgspec.Struct]] = {
+    "head": Head,
+    "stream": StreamRow,
+    "idempotency": IdempotencyRow,
+    "job": JobRow,
+}
+"""Queries whose columns are the fields of a row."""
+_TYPES = {int: "int8", bytes: "bytea"}
+"""What PostgreSQL calls them; all others are text."""
 
 Queries = Mapping[str, str]
 
@@ -57,12 +74,12 @@ async def migrate(
     migrations = migrations or load_migrations(SCHEMA_PACKAGE)
     for left in reversed(range(LOCK_TRIES)):
         try:
-            async with connection.transaction():
-                return await _migrate(connection, queries, phases, migrations)
-        except asyncpg.LockNotAvailableError as error:
-            if not left:
-                with translated():
-                    raise
+            with translated():
+                async with connection.transaction():
+                    return await _migrate(connection, queries, phases, migrations)
+        except Unavailable as error:
+            if error.code != "storage-busy" or not left:
+                raise
             log.info("a migration waits for a table that is in use: %s", error)
             await asyncio.sleep(LOCK_PAUSE_S)
     raise AssertionError("the last try returns or raises")
@@ -86,6 +103,19 @@ async def _migrate(
     if any(one.phase == "post" for one in chosen):
         await connection.execute(queries["fence"])
     return chosen
+
+
+@asynccontextmanager
+async def schema_session(
+    dsn: str, *, allow_unsafe: bool = False
+) -> AsyncIterator[tuple[Session, dict[str, str]]]:
+    """A session for `schema_state` and `migrate`, and their queries; raises as ``PostgresStore.open``."""
+    queries = load_queries("outlast.core.store.postgres", "queries.sql")
+    session = await connect_writer(Primary(dsn, SESSION_NAME), queries, allow_unsafe=allow_unsafe)
+    try:
+        yield session, queries
+    finally:
+        session.terminate()
 
 
 async def prepare_schema(
@@ -120,7 +150,25 @@ def _refuse_without(missing: str | None) -> None:
 async def _verify_schema(
     connection: asyncpg.Connection[Any], queries: Queries, statements: Iterable[str]
 ) -> None:
-    """Have the server look at every query: a table or column that is not there, or of another type, is an error."""
-    named = (sql for name, sql in queries.items() if name not in _NOT_PREPARED)
-    for sql in (*named, *statements):
+    """Have the server look at every query: a table or column that is not there is an error. It converts much to text and
+    back without a word, so what rows are made of is looked at here."""
+    for sql in statements:
         await connection.prepare(sql)
+    for name, sql in queries.items():
+        if name not in _NOT_PREPARED:
+            prepared = await connection.prepare(sql)
+            if name in _ROWS:
+                _verify_types(name, _ROWS[name], prepared.get_attributes())
+
+
+def _verify_types(query: str, row: type[msgspec.Struct], columns: Sequence[Any]) -> None:
+    for field, column in zip(msgspec.structs.fields(row), columns, strict=True):
+        wanted = _TYPES.get(field.type, "text")
+        if column.type.name != wanted:
+            raise Refused(
+                "schema-drift",
+                f"the database's tables are not those of this program: {column.name} of a {query} is"
+                f" {column.type.name}, not {wanted}",
+                hint="Undo what was changed by hand, or give the site a database of its own.",
+                scope="site",
+            )

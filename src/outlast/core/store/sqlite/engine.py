@@ -128,7 +128,7 @@ class SqliteStore:
         self._path = path
         self._on_fatal = on_fatal
         self._q = load_queries("outlast.core.store.sqlite", "queries.sql")
-        self._lock_fd = _lock(path)
+        self._lock_fd = lock_file(path)
         try:
             resync(path)
             self._connect()
@@ -152,12 +152,12 @@ class SqliteStore:
 
     def _connect(self) -> None:
         _private(self._path)
-        self._writer = _connect(self._path)
+        self._writer = connect_file(self._path)
         migrate(self._writer)
         _verify_settings(self._writer)
         # Only this process may hold leases on an embedded store; an earlier one's are void.
         self._writer.execute(self._q["release_leases"])
-        self._reader, self._scanner = _connect(self._path), _connect(self._path)
+        self._reader, self._scanner = connect_file(self._path), connect_file(self._path)
         for connection in (self._reader, self._scanner):
             connection.execute("PRAGMA query_only=ON")
         self._scanner.execute(f"PRAGMA cache_size=-{SCAN_CACHE_KIB}")
@@ -468,7 +468,7 @@ class _Checkpointer:
     def __init__(self, path: Path, writer: apsw.Connection) -> None:
         self._writer = writer
         self._pages = 0
-        self._db = _connect(path)
+        self._db = connect_file(path)
         self._wake = threading.Event()
         self._closing = False
         writer.set_wal_hook(self._on_wal)
@@ -517,7 +517,7 @@ class _Checkpointer:
         self._db.close()
 
 
-def _lock(path: Path) -> int:
+def lock_file(path: Path) -> int:
     """Take the file's lock for this process, or refuse: two writers would fork the log."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -538,7 +538,8 @@ def _private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _connect(path: Path) -> apsw.Connection:
+def connect_file(path: Path) -> apsw.Connection:
+    """A connection with the settings of a site's store; raises Refused ``sqlite-too-old`` and as APSW does."""
     version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
     if version < MIN_SQLITE:
         raise Refused(

@@ -41,7 +41,7 @@ CREATE INDEX idempotency_age ON idempotency (created_ms);
 
 -- A job is a body, which never changes, and while it is unfinished a row in the lease table, which does. A finished
 -- one has a row in job_done instead. Bodies and done rows are in partitions by number, so that old ones go as whole
--- files: the lease table stays small, and nothing else leaves dead rows behind (docs/adr/0008).
+-- files: the lease table stays small, and nothing else leaves dead rows behind (docs/adr/0012).
 CREATE TABLE job_body (
     id bigint PRIMARY KEY,
     tenant text COLLATE "C" NOT NULL,
@@ -63,8 +63,7 @@ CREATE TABLE job_lease (
     lease_until_ms bigint NOT NULL,
     attempts bigint NOT NULL,
     error text NOT NULL
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
-        vacuum_truncate = off);  -- giving pages back locks everybody out, and they are needed again at once
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX job_due ON job_lease (run_at_ms, id) WHERE state = 'ready';
 CREATE INDEX job_leased ON job_lease (lease_until_ms, id) WHERE state = 'leased';
 CREATE INDEX job_stuck ON job_lease (state, id) WHERE state IN ('dead', 'parked');
