@@ -34,6 +34,13 @@ def eager_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "WAL_LIMIT_PAGES", 40)
 
 
+@pytest.fixture
+def late_checkpoints(eager_checkpoints: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None: one that comes soon after a commit would make good what was not synced."""
+    monkeypatch.setattr(engine, "CHECKPOINT_PAGES", 10_000)
+    monkeypatch.setattr(engine, "WAL_LIMIT_PAGES", 20_000)
+
+
 async def test_power_cut_at_every_point(tmp_path: pathlib.Path, ruins: pathlib.Path) -> None:
     """Whatever was acknowledged is there, once; whatever is there is whole; nothing unsynced is relied upon."""
     run = await record(tmp_path / "site", ROUNDS, Recorder())
@@ -66,16 +73,27 @@ def answers_before_the_sync(site: Site) -> None:
     site.store._stage = staged  # type: ignore[method-assign,assignment]  # planted
 
 
-@pytest.mark.parametrize("forgotten", ["site.db-wal", "site.db"])
-async def test_a_forgotten_sync_is_found(
-    tmp_path: pathlib.Path, ruins: pathlib.Path, forgotten: str
+@pytest.mark.usefixtures("late_checkpoints")
+async def test_a_commit_without_its_sync_is_found(
+    tmp_path: pathlib.Path, ruins: pathlib.Path
 ) -> None:
-    """Planted: a commit that does not sync the log, a checkpoint that does not sync the database."""
+    """Planted: a commit that does not sync the write-ahead log."""
+    run = await record(tmp_path / "site", 2, Recorder(deaf=forgets("site.db-wal")))
+    _, wrong = await damage(run, ruins, 0, SEED, stop_at_first=True)
+    assert wrong
+
+
+async def test_a_checkpoint_without_its_sync_is_found(
+    tmp_path: pathlib.Path, ruins: pathlib.Path
+) -> None:
+    """Planted: a checkpoint that does not sync the database."""
+    forgotten = "site.db"
     run = await record(tmp_path / "site", 5, Recorder(deaf=forgets(forgotten)))
     _, wrong = await damage(run, ruins, 3, SEED, lambda point: point % 3 == 0, stop_at_first=True)
     assert wrong
 
 
+@pytest.mark.usefixtures("late_checkpoints")
 async def test_a_store_without_full_sync_is_found(
     tmp_path: pathlib.Path, ruins: pathlib.Path
 ) -> None:
@@ -89,6 +107,7 @@ async def test_a_store_without_full_sync_is_found(
     assert wrong
 
 
+@pytest.mark.usefixtures("late_checkpoints")
 async def test_an_answer_before_the_sync_is_found(
     tmp_path: pathlib.Path, ruins: pathlib.Path
 ) -> None:

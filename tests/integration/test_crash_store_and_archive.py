@@ -42,14 +42,16 @@ async def test_the_log_is_never_ahead_of_the_store(
 
 
 async def test_a_log_ahead_of_its_store_is_found(
-    tmp_path: pathlib.Path, ruins: pathlib.Path
+    tmp_path: pathlib.Path, ruins: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: commits that are not synced, so that the archive alone survives."""
+    monkeypatch.setattr(engine, "CHECKPOINT_PAGES", 10_000)  # one would make the commits durable
+    monkeypatch.setattr(engine, "WAL_LIMIT_PAGES", 20_000)
 
     def forgotten(step: Step) -> bool:
         return (step.kind, step.name) == ("sync", "site.db-wal")
 
-    run = await record(tmp_path / "site", 3, Recorder(deaf=forgotten), with_log=True)
+    run = await record(tmp_path / "site", 2, Recorder(deaf=forgotten), with_log=True)
     _, wrong = await damage(run, ruins, 0, SEED)
     assert any("the store" in text for texts in wrong.values() for text in texts), wrong
 
