@@ -149,6 +149,11 @@ VIOLATIONS = {
         "import pkcs11",
         "A vendor's SDK is known to its adapter only",
     ),
+    "the telemetry SDK stays in wiring": (
+        "core/planted.py",
+        "import opentelemetry",
+        "The telemetry SDK is known to wiring only",
+    ),
     "no cycles": (
         "core/store/planted.py",
         "import outlast.core.clock",
