@@ -254,6 +254,7 @@ def check(config: Config) -> Config:
             hint="A node's name has 1 to 40 letters, digits, dots, dashes and underscores.",
         )
     _check_numbers(config)
+    _check_blobs(config)
     if not 0 <= config.telemetry.sample_ratio <= 1:
         raise Refused("config-invalid", "telemetry.sample_ratio must be from 0 to 1")
     for name, document_class in config.classes.items():
