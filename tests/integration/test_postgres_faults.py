@@ -4,9 +4,13 @@ standby that does not answer, a node that freezes. Each is a clear error, nothin
 from __future__ import annotations
 
 import asyncio
+import os
 import pathlib
+import pwd
+import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import anyio
@@ -22,7 +26,7 @@ from outlast.core.store.postgres.engine import PostgresStore
 from outlast.core.store.postgres.failure import translate
 from outlast.core.store.postgres.skew import skew_ms
 from outlast.testing.audit import audit
-from outlast.testing.ledger import ledger_deciders
+from outlast.testing.ledger import Deposit, ledger_deciders
 from outlast.testing.postgres import PostgresServer
 from outlast.testing.servers import ServerFailed
 from outlast.testing.suites.store import deposit, work
@@ -542,6 +546,70 @@ async def test_nul_in_a_name_is_refused_alone(database: str) -> None:
         )
         codes = [getattr(result, "code", "ok") for result in results]
         assert codes == ["ok", "text-unstorable", "text-unstorable", "ok"]
+
+
+@contextmanager
+def small_disk(server: PostgresServer) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A database on a disk of 24 MiB of its own, and how to make that larger; where none can be mounted (no root), a
+    database that says it is full."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="outlast-small-disk-"))
+    nobody = pwd.getpwnam("nobody")
+    options = f"size=24m,uid={nobody.pw_uid},gid={nobody.pw_gid},mode=700"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        folder.rmdir()
+        dsn = server.create_database()
+        yield dsn, lambda: server.run("DROP TRIGGER full_disk ON entry", dsn) and None
+        return
+    name = f"small_{folder.name[-8:].lower()}"
+    server.run(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+    server.run(f"CREATE DATABASE {name} TABLESPACE {name}")
+
+    def enlarge() -> None:
+        subprocess.run(["mount", "-o", "remount,size=96m", str(folder)], check=True)
+
+    try:
+        yield server.dsn(name), enlarge
+    finally:
+        server.run(f"DROP DATABASE {name} WITH (FORCE)")
+        server.run(f"DROP TABLESPACE {name}")
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON entry EXECUTE FUNCTION full_disk();
+"""
+
+
+async def test_full_disk_refuses_work_and_loses_none(postgres_server: PostgresServer) -> None:
+    """The disk under the tables is full: Unavailable storage-full, what was acknowledged is there and can be read, and
+    with room again work resumes by itself."""
+    with small_disk(postgres_server) as (dsn, enlarge):
+        async with opened(dsn) as store:
+            committer = committer_of(store)
+            acked = 0
+            refused: list[OutlastError] = []
+            if not dsn.partition("small_")[1]:
+                await committer.submit(work("a"))
+                acked = 1
+                postgres_server.run(FULL, dsn)
+            while not refused and acked < 20_000:
+                batch = [
+                    work(f"s{acked}-{i}", Deposit(at_ms=0, amount=1, memo=os.urandom(4_000).hex()))
+                    for i in range(50)
+                ]
+                ends = await asyncio.gather(*map(committer.submit, batch), return_exceptions=True)
+                refused = [end for end in ends if isinstance(end, OutlastError)]
+                acked += len(ends) - len(refused)
+            assert {(type(one), one.code) for one in refused} == {(Unavailable, "storage-full")}
+            assert refused[0].retry_after_s
+            assert (await store.head()).size == acked
+            await asyncio.to_thread(enlarge)
+            await committer.submit(work("b"))
+            assert len((await audit(store, DECIDERS)).entries) == acked + 1
 
 
 async def test_full_disk_and_contention_are_told_apart() -> None:

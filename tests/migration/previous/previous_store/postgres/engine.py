@@ -50,6 +50,7 @@ from previous_store.port import (
 )
 from previous_store.postgres import partitions
 from previous_store.postgres.failure import RETRY_S, busy, translated, unknown, unreachable
+from previous_store.postgres.lookup import Lookup
 from previous_store.postgres.primary import Primary, Session
 from previous_store.postgres.rows import HEAD_COLUMNS, OWN_COLUMNS, snapshot_of
 from previous_store.postgres.schema import prepare_schema
@@ -113,6 +114,7 @@ class PostgresStore:
         self._workers: set[str] = set()
         self._unconfirmed = False
         self._closed = False
+        self._streams = Lookup(self._find_streams)
 
     @classmethod
     async def open(
@@ -354,8 +356,14 @@ class PostgresStore:
         return Head(*rows[0])
 
     async def stream(self, key: StreamKey) -> StreamRow | None:
-        rows = await self._read("stream", *key)
-        return StreamRow(*rows[0]) if rows else None
+        return await self._streams.get(key)
+
+    async def _find_streams(self, keys: Sequence[StreamKey]) -> dict[StreamKey, StreamRow]:
+        if len(keys) == 1:
+            rows = await self._read("stream", *keys[0])
+            return {keys[0]: StreamRow(*rows[0])} if rows else {}
+        rows = await self._read("find_streams", *zip(*keys, strict=True))
+        return {StreamKey(*row[:3]): StreamRow(*row[3:]) for row in map(tuple, rows)}
 
     async def idempotency(self, digest: bytes) -> IdempotencyRow | None:
         rows = await self._read("idempotency", digest)
@@ -464,6 +472,7 @@ class PostgresStore:
         return self._pool
 
     async def close(self) -> None:
+        await self._streams.close()
         async with self._writing:
             await self._give_back()
             for part in (self._writer, self._pool):

@@ -6,6 +6,11 @@ SELECT size, edge, hlc, next_job FROM head WHERE one = 1;
 -- name: stream
 SELECT version, label, state, last_index, updated_ms FROM stream WHERE tenant = $1 AND kind = $2 AND id = $3;
 
+-- name: find_streams
+SELECT s.tenant, s.kind, s.id, s.version, s.label, s.state, s.last_index, s.updated_ms
+FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (tenant, kind, id)
+JOIN stream s ON s.tenant = wanted.tenant AND s.kind = wanted.kind AND s.id = wanted.id;
+
 -- name: idempotency
 SELECT digest, body, receipt, created_ms FROM idempotency WHERE digest = $1;
 

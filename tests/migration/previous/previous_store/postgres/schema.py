@@ -15,9 +15,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from outlast.core.errors import Refused, Unavailable
 from previous_store.migration import Migration, Phase, SchemaState, assess, load_migrations
+from previous_store.port import Head, IdempotencyRow, JobRow, StreamRow
 from previous_store.postgres.failure import translated
 from previous_store.postgres.primary import Primary, Session
 from previous_store.postgres.session import connect_writer
@@ -34,6 +36,16 @@ LOCK_PAUSE_S = 1.0
 
 _NOT_PREPARED = frozenset({"lock", "schema_create", "migrate_patience"})
 """Several statements each, or none that can be prepared."""
+
+_ROWS: dict[str, type[msgspec.Struct]] = {
+    "head": Head,
+    "stream": StreamRow,
+    "idempotency": IdempotencyRow,
+    "job": JobRow,
+}
+"""Queries whose columns are the fields of a row."""
+_TYPES = {int: "int8", bytes: "bytea"}
+"""What PostgreSQL calls them; all others are text."""
 
 Queries = Mapping[str, str]
 
@@ -138,7 +150,25 @@ def _refuse_without(missing: str | None) -> None:
 async def _verify_schema(
     connection: asyncpg.Connection[Any], queries: Queries, statements: Iterable[str]
 ) -> None:
-    """Have the server look at every query: a table or column that is not there, or of another type, is an error."""
-    named = (sql for name, sql in queries.items() if name not in _NOT_PREPARED)
-    for sql in (*named, *statements):
+    """Have the server look at every query: a table or column that is not there is an error. It converts much to text and
+    back without a word, so what rows are made of is looked at here."""
+    for sql in statements:
         await connection.prepare(sql)
+    for name, sql in queries.items():
+        if name not in _NOT_PREPARED:
+            prepared = await connection.prepare(sql)
+            if name in _ROWS:
+                _verify_types(name, _ROWS[name], prepared.get_attributes())
+
+
+def _verify_types(query: str, row: type[msgspec.Struct], columns: Sequence[Any]) -> None:
+    for field, column in zip(msgspec.structs.fields(row), columns, strict=True):
+        wanted = _TYPES.get(field.type, "text")
+        if column.type.name != wanted:
+            raise Refused(
+                "schema-drift",
+                f"the database's tables are not those of this program: {column.name} of a {query} is"
+                f" {column.type.name}, not {wanted}",
+                hint="Undo what was changed by hand, or give the site a database of its own.",
+                scope="site",
+            )
