@@ -59,7 +59,7 @@ from outlast.core.store.postgres.session import (
     connect_writer,
 )
 from outlast.core.store.postgres.skew import refuse_skew
-from outlast.core.store.postgres.statements import Statements
+from outlast.core.store.postgres.statements import HeadVersion, Place, Statements
 from outlast.core.store.queries import load_queries
 
 log = logging.getLogger("outlast.store")
@@ -107,6 +107,7 @@ class PostgresStore:
         self._statements = Statements(load_queries("outlast.core.store.postgres", "flush.sql"))
         self._schema = 0
         self._in_turn = 0
+        self._place: Place | None = None
         self._next_partition = 0
         self._writing = asyncio.Lock()
         self._writer: Session | None = None
@@ -194,12 +195,15 @@ class PostgresStore:
     async def _flush_alone(
         self, db: asyncpg.Connection[Any], needs: Needs, plan: Plan
     ) -> WriteSet | None:
-        snapshot, flush = await self._load(db, needs)
+        place, self._place = self._place, None
+        snapshot, version = await self._load(db, needs, place)
         write = plan(snapshot)
         if not write.changes(snapshot):
+            self._place = version.place
             return None
-        sql, arguments = self._statements.write(write, snapshot, flush)
-        if not await self._commit(db, db.fetchval(sql, *arguments)):
+        sql, arguments = self._statements.write(write, snapshot, version)
+        self._place = await self._commit(db, db.fetchval(sql, *arguments))
+        if self._place is None:
             raise _Overtaken
         return write
 
@@ -208,14 +212,14 @@ class PostgresStore:
     ) -> WriteSet | None:
         with translated():
             await db.execute(self._statements.lock)
-        snapshot, flush = await self._load(db, needs)
+        snapshot, version = await self._load(db, needs)
         # Here, not in a thread: it is short, all Python, and the head's lock is held.
         write = plan(snapshot)
         if not write.changes(snapshot):
             with translated():
                 await db.execute("ROLLBACK")  # a claim that found nothing, say: no sync for that
             return None
-        sql, arguments = self._statements.write(write, snapshot, flush)
+        sql, arguments = self._statements.write(write, snapshot, version)
         with translated():
             await db.execute(sql, *arguments)
         if await self._commit(db, db.execute("COMMIT")) != "COMMIT":
@@ -224,20 +228,24 @@ class PostgresStore:
             )
         return write
 
-    async def _load(self, db: asyncpg.Connection[Any], needs: Needs) -> tuple[Snapshot, int]:
+    async def _load(
+        self, db: asyncpg.Connection[Any], needs: Needs, place: Place | None = None
+    ) -> tuple[Snapshot, HeadVersion]:
         """What there is, and which flush wrote it; raises Unavailable ``clock-skew``, Refused ``schema-newer``."""
-        sql, parts, arguments = self._statements.load(needs)
+        sql, parts, arguments = self._statements.load(needs, place)
         asked_ms = self._clock.now_ms()
         with translated():
             row = await db.fetchrow(sql, *arguments)
         answered_ms = self._clock.now_ms()
+        if row is None and place is not None:
+            return await self._load(db, needs)  # another node has written since
         if row is None:
             raise Corrupt("database-corrupt", "the row that says where the log stands is gone")
-        flush, server_ms, oldest = row[HEAD_COLUMNS : HEAD_COLUMNS + OWN_COLUMNS]
+        flush, at, server_ms, oldest = row[HEAD_COLUMNS : HEAD_COLUMNS + OWN_COLUMNS]
         if (oldest or 0) > self._schema:
             raise schema_newer(oldest, self._schema)
         refuse_skew(asked_ms, server_ms, answered_ms)
-        return snapshot_of(row, parts, needs), flush
+        return snapshot_of(row, parts, needs), HeadVersion(flush, at)
 
     async def _commit(self, db: asyncpg.Connection[Any], sent: Awaitable[Any]) -> Any:
         """The answer to what commits: COMMIT, or a statement that is a transaction of its own."""

@@ -8,9 +8,17 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SELECT 1 FROM head WHERE one = 1 FOR UPDATE;
 
 -- name: load_head
--- xmin names the flush that wrote last; the clock is the server's.
-h.size, h.edge, h.hlc, h.next_job, h.xmin, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+-- xmin names the flush that wrote last, ctid is where; the clock is the server's.
+h.size, h.edge, h.hlc, h.next_job, h.xmin, h.ctid, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     (SELECT max(number) FROM schema_migration WHERE phase = 'post')
+
+-- name: head_anywhere
+h.one = 1
+
+-- name: head_here
+-- Where it was written last: while somebody holds a snapshot, no earlier version of the row can be removed, and by its
+-- key it is found behind all of them.
+h.ctid = $1::tid
 
 -- name: load_streams
 ARRAY(
@@ -68,7 +76,8 @@ ARRAY(
 -- name: write_head
 -- Every other part is done only if this one was: if nobody has written since the load, whose xmin it names.
 held AS (
-    UPDATE head SET size = $1, edge = $2, hlc = $3, next_job = $4 WHERE one = 1 AND xmin = $5::xid RETURNING 1 AS one
+    UPDATE head SET size = $1, edge = $2, hlc = $3, next_job = $4 WHERE ctid = $6::tid AND xmin = $5::xid
+    RETURNING 1 AS one, ctid AS place
 )
 
 -- name: write_entries

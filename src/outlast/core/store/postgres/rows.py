@@ -23,7 +23,7 @@ from outlast.core.store.port import (
 
 HEAD_COLUMNS = 4
 """Of the load's answer: what the port calls head. What follows is the session's business, then come the parts."""
-OWN_COLUMNS = 3
+OWN_COLUMNS = 4
 
 JOB_PARTS = ("bodies", "new_leases", "leases", "done", "undone")
 """Of the write."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from outlast.core.store.port import Needs, Snapshot, WriteSet
 from outlast.core.store.postgres.rows import load_columns, write_columns
@@ -40,31 +41,47 @@ TOGETHER = (
 """Parts that are in the statement when one of them is needed."""
 
 
+Place = tuple[int, int]
+"""Where a row's version is in its table (``ctid``)."""
+
+
+class HeadVersion(NamedTuple):
+    """The version of the head's row that was loaded: which flush wrote it, and where it is."""
+
+    flush: int
+    place: Place
+
+
 class Statements:
     """Texts and arguments for one store."""
 
     def __init__(self, parts: Mapping[str, str]) -> None:
         self._parts = parts
         self.lock = parts["lock"]
-        self._loads: dict[tuple[str, ...], str] = {}
+        self._loads: dict[tuple[bool, tuple[str, ...]], str] = {}
         self._writes: dict[tuple[str, ...], str] = {}
 
-    def load(self, needs: Needs) -> tuple[str, tuple[str, ...], list[object]]:
-        """The statement, the parts that its answer has beyond the head's columns, the arguments."""
+    def load(self, needs: Needs, place: Place | None) -> tuple[str, tuple[str, ...], list[object]]:
+        """The statement, the parts that its answer has beyond the head's columns, the arguments. With a ``place``, no
+        row is the answer where the head has moved on."""
         columns = load_columns(needs)
         parts = tuple(columns)
         arguments = [argument for part in columns.values() for argument in part]
-        return self._load_text(parts), parts, arguments
+        if place is not None:
+            arguments.append(place)
+        return self._load_text(parts, is_here=place is not None), parts, arguments
 
-    def write(self, write: WriteSet, snapshot: Snapshot, flush: int) -> tuple[str, list[object]]:
-        """The statement and its arguments; it returns 1, or 0 where ``flush`` is not the head's newest."""
+    def write(
+        self, write: WriteSet, snapshot: Snapshot, version: HeadVersion
+    ) -> tuple[str, list[object]]:
+        """The statement and its arguments; it returns the head's new place, none where ``version`` is not its newest."""
         columns = write_columns(write, snapshot)
         for group in TOGETHER:
             if any(name in columns for name in group):
                 for name in group:
                     columns.setdefault(name, [()] * WRITES[name])
         head = write.head
-        arguments: list[object] = [head.size, head.edge, head.hlc, head.next_job, flush]
+        arguments: list[object] = [head.size, head.edge, head.hlc, head.next_job, *version]
         parts = tuple(name for name in WRITES if name in columns)
         for name in parts:
             arguments += columns[name]
@@ -72,22 +89,27 @@ class Statements:
 
     def all(self) -> list[str]:
         """Each statement with all its parts, to be checked against the tables there are."""
-        return [self._load_text(LOADS), self._write_text(tuple(WRITES))]
+        return [
+            self._load_text(LOADS, is_here=False),
+            self._load_text(LOADS, is_here=True),
+            self._write_text(tuple(WRITES)),
+        ]
 
-    def _load_text(self, parts: tuple[str, ...]) -> str:
-        text = self._loads.get(parts)
+    def _load_text(self, parts: tuple[str, ...], *, is_here: bool) -> str:
+        text = self._loads.get((is_here, parts))
         if text is None:
-            chosen = [self._parts["load_head"], *(self._parts[f"load_{name}"] for name in parts)]
-            wanted = ", ".join(renumbered(chosen))
-            text = f"SELECT {wanted} FROM head h WHERE h.one = 1"  # noqa: S608 - of our own files
-            self._loads[parts] = text
+            found = self._parts["head_here" if is_here else "head_anywhere"]
+            wanted = [self._parts["load_head"], *(self._parts[f"load_{name}"] for name in parts)]
+            *chosen, found = renumbered([*wanted, found])
+            text = f"SELECT {', '.join(chosen)} FROM head h WHERE {found}"  # noqa: S608 - of our own files
+            self._loads[is_here, parts] = text
         return text
 
     def _write_text(self, parts: tuple[str, ...]) -> str:
         text = self._writes.get(parts)
         if text is None:
             chosen = [self._parts["write_head"], *(self._parts[f"write_{name}"] for name in parts)]
-            text = f"WITH {', '.join(renumbered(chosen))} SELECT count(*) FROM held"  # noqa: S608 - the same
+            text = f"WITH {', '.join(renumbered(chosen))} SELECT place FROM held"  # noqa: S608 - the same
             self._writes[parts] = text
         return text
 
