@@ -37,6 +37,7 @@ REACHABLE = (
     "crashed between commit and acknowledgement",
     "crashed while a provider was asked",
     "crashed while publishing",
+    "ejected provider answered a check",
     "exhausted without an exception",
     "fork healed: the newer store came back",
     "fork noticed: nothing is signed",

@@ -7,15 +7,16 @@ the real ones (`operations.model`, the routers); only the loop is its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
 
 from outlast.core.access import SITE_TENANT
 from outlast.core.commit import Submission
 from outlast.core.decider import Deciders
 from outlast.core.errors import OutlastError
 from outlast.core.publish import Publisher
-from outlast.core.routing.router import Router
+from outlast.core.routing.outcome import OK, outcome_of
+from outlast.core.routing.router import Call, Router
 from outlast.core.store.port import StreamKey, WriteSet
 from outlast.operations.model import mode as modes
 from outlast.operations.model import provider as providers
@@ -30,6 +31,14 @@ LOOK_MS = 250
 LIMITS = modes.Limits()
 LOCAL = frozenset({"hsm-0"})
 """Providers inside the site; everything else is out of reach while it is isolated."""
+
+
+class Checked(Protocol):
+    """A provider or authority, as far as it is asked whether it is well."""
+
+    async def check(self) -> None:
+        """Raises Unavailable while it is not."""
+        ...
 
 
 class Owner(Protocol):
@@ -48,6 +57,10 @@ class Owner(Protocol):
         """How long whoever has nothing to do sleeps."""
         ...
 
+    def run(self, work: Coroutine[Any, Any, Any]) -> object:
+        """A task of this life."""
+        ...
+
     @property
     def disk_free_bytes(self) -> int:
         """Room that the node's disk has."""
@@ -57,11 +70,21 @@ class Owner(Protocol):
 class Eyes:
     """One life's view of the site. ``disabled`` are the reasons by name of what people took out of use."""
 
-    def __init__(self, sim: Simulation, checks: Checks, owner: Owner, deciders: Deciders) -> None:
+    def __init__(
+        self,
+        sim: Simulation,
+        checks: Checks,
+        owner: Owner,
+        deciders: Deciders,
+        signers: Mapping[str, Checked],
+        authorities: Mapping[str, Checked],
+    ) -> None:
         self._sim = sim
         self._checks = checks
         self._owner = owner
         self._deciders = deciders
+        self._signers = signers
+        self._authorities = authorities
         self._rule_stream = f"node-{owner.name}"
         self._modes: dict[str, modes.SiteMode] = {}
         self.disabled: Mapping[str, str] = {}
@@ -115,6 +138,7 @@ class Eyes:
 
     async def _look(self) -> None:
         await self.start()
+        self._start_checks()
         assess = modes.AssessMode(
             at_ms=self._owner.clock.now_ms(),
             observed=self._observed(),
@@ -133,6 +157,28 @@ class Eyes:
                 )
             )
             self._checks.reachable("mode entered by rule")
+
+    def _start_checks(self) -> None:
+        """Ask ejected providers whether they are well: in isolated mode no call would ever find out."""
+        owner = self._owner
+        sides: tuple[tuple[Router, Mapping[str, Checked]], ...] = (
+            (owner.signers, self._signers),
+            (owner.stampers, self._authorities),
+        )
+        for router, parts in sides:
+            for name in router.checks_due():
+                call = router.check_started(name)
+                if call is not None:
+                    owner.run(self._check(router, call, parts[name]))
+
+    async def _check(self, router: Router, call: Call, part: Checked) -> None:
+        try:
+            await Sleep(self._sim, self._sim.between(1, 30))
+            await part.check()
+            router.finished(call, OK)
+            self._checks.reachable("ejected provider answered a check")
+        except OutlastError as error:
+            router.finished(call, outcome_of(error))
 
     def _observed(self) -> modes.Observed:
         owner = self._owner

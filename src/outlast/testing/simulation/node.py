@@ -19,7 +19,9 @@ from outlast.core.envelope import Envelope, LocalRootKey, RootKeys
 from outlast.core.errors import OutlastError
 from outlast.core.log.archive import TileArchive
 from outlast.core.publish import Publisher
+from outlast.core.routing.breaker import BreakerConfig
 from outlast.core.routing.choose import Pick
+from outlast.core.routing.health import ProviderConfig
 from outlast.core.routing.router import Call, Router
 from outlast.core.store.port import WriteSet
 from outlast.core.work.runner import Kind
@@ -48,7 +50,9 @@ class WatchedRouter(Router):
     """The real router; nobody gets leave for a provider that this node knows to be switched off."""
 
     def __init__(self, node: Node) -> None:
-        super().__init__(node.clock)
+        # as `wiring.site` has it: a node with eyes finds out by checks who is well again, one without by calls
+        breaker = BreakerConfig(check_first=node.site.watched)
+        super().__init__(node.clock, default=ProviderConfig(breaker=breaker))
         self._node = node
 
     def begin(self, pick: Pick, *, retry: bool = False) -> Call | None:
@@ -97,7 +101,7 @@ class Node:
         self.door = Door(sim, self, self.store, planner, self.clock)
         self.signers: Router = WatchedRouter(self)
         self.stampers: Router = WatchedRouter(self)
-        self.eyes = Eyes(sim, site.checks, self, site.deciders)
+        self.eyes = Eyes(sim, site.checks, self, site.deciders, site.providers, site.authorities)
         self.worker = Worker(sim, site.checks, self, self._kinds())
         self.publisher = None
         if site.swarm.engine == "embedded":
