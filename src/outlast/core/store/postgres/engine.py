@@ -50,6 +50,7 @@ from outlast.core.store.port import (
 )
 from outlast.core.store.postgres import partitions
 from outlast.core.store.postgres.failure import RETRY_S, busy, translated, unknown, unreachable
+from outlast.core.store.postgres.floors import Floors
 from outlast.core.store.postgres.lookup import Lookup
 from outlast.core.store.postgres.primary import Primary, Session
 from outlast.core.store.postgres.rows import HEAD_COLUMNS, OWN_COLUMNS, snapshot_of
@@ -108,6 +109,7 @@ class PostgresStore:
         self._schema = 0
         self._in_turn = 0
         self._place: Place | None = None
+        self._floors = Floors()
         self._next_partition = 0
         self._writing = asyncio.Lock()
         self._writer: Session | None = None
@@ -201,6 +203,7 @@ class PostgresStore:
         if not write.changes(snapshot):
             self._place = version.place
             return None
+        self._floors.wrote(write.jobs.values())
         sql, arguments = self._statements.write(write, snapshot, version)
         self._place = await self._commit(db, db.fetchval(sql, *arguments))
         if self._place is None:
@@ -219,6 +222,7 @@ class PostgresStore:
             with translated():
                 await db.execute("ROLLBACK")  # a claim that found nothing, say: no sync for that
             return None
+        self._floors.wrote(write.jobs.values())
         sql, arguments = self._statements.write(write, snapshot, version)
         with translated():
             await db.execute(sql, *arguments)
@@ -232,7 +236,8 @@ class PostgresStore:
         self, db: asyncpg.Connection[Any], needs: Needs, place: Place | None = None
     ) -> tuple[Snapshot, HeadVersion]:
         """What there is, and which flush wrote it; raises Unavailable ``clock-skew``, Refused ``schema-newer``."""
-        sql, parts, arguments = self._statements.load(needs, place)
+        floors = self._floors.of(needs.claims, self._clock.monotonic_s())
+        sql, parts, arguments = self._statements.load(needs, floors, place)
         asked_ms = self._clock.now_ms()
         with translated():
             row = await db.fetchrow(sql, *arguments)
@@ -245,7 +250,10 @@ class PostgresStore:
         if (oldest or 0) > self._schema:
             raise schema_newer(oldest, self._schema)
         refuse_skew(asked_ms, server_ms, answered_ms)
-        return snapshot_of(row, parts, needs), HeadVersion(flush, at)
+        snapshot = snapshot_of(row, parts, needs)
+        if needs.claims:
+            self._floors.learn(needs.claims, snapshot.claimable, self._clock.monotonic_s())
+        return snapshot, HeadVersion(flush, at)
 
     async def _commit(self, db: asyncpg.Connection[Any], sent: Awaitable[Any]) -> Any:
         """The answer to what commits: COMMIT, or a statement that is a transaction of its own."""

@@ -52,6 +52,7 @@ ARRAY(
 
 -- name: load_claims
 -- No SKIP LOCKED: whoever claims holds the head's lock when it writes, and has seen all that was written before.
+-- $4 and $5: floors.py.
 ARRAY(
     SELECT ROW (ask.number, b.id, b.tenant, b.kind, b.stream, b.payload, l.state, l.run_at_ms, l.lease, l.worker,
                 l.lease_until_ms, l.attempts, b.cause, b.created_ms, l.error, b.trace)
@@ -59,13 +60,19 @@ ARRAY(
     CROSS JOIN LATERAL (
         (SELECT 1 AS part, lease_until_ms AS at_ms, id, state, run_at_ms, lease, worker, lease_until_ms, attempts, error
          FROM job_lease
-         WHERE state = 'leased' AND lease_until_ms <= ask.now_ms
+         WHERE state = 'leased' AND lease_until_ms = 0
+           AND kind = ANY (ARRAY(SELECT jsonb_array_elements_text(ask.kinds::jsonb)))
+         ORDER BY lease_until_ms, id LIMIT $3)
+        UNION ALL
+        (SELECT 1 AS part, lease_until_ms AS at_ms, id, state, run_at_ms, lease, worker, lease_until_ms, attempts, error
+         FROM job_lease
+         WHERE state = 'leased' AND lease_until_ms <= ask.now_ms AND lease_until_ms >= $5
            AND kind = ANY (ARRAY(SELECT jsonb_array_elements_text(ask.kinds::jsonb)))
          ORDER BY lease_until_ms, id LIMIT $3)
         UNION ALL
         (SELECT 2 AS part, run_at_ms AS at_ms, id, state, run_at_ms, lease, worker, lease_until_ms, attempts, error
          FROM job_lease
-         WHERE state = 'ready' AND run_at_ms <= ask.now_ms
+         WHERE state = 'ready' AND run_at_ms <= ask.now_ms AND run_at_ms >= $4
            AND kind = ANY (ARRAY(SELECT jsonb_array_elements_text(ask.kinds::jsonb)))
          ORDER BY run_at_ms, id LIMIT $3)
     ) AS l

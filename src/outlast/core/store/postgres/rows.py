@@ -34,7 +34,7 @@ Columns = dict[str, list[Sequence[object]]]
 _KINDS = msgspec.json.Encoder()
 
 
-def load_columns(needs: Needs) -> dict[str, list[object]]:
+def load_columns(needs: Needs, floors: tuple[int, int]) -> dict[str, list[object]]:
     """The arguments of each part of the load that is needed, in the load's order."""
     columns: dict[str, list[object]] = {}
     if needs.streams:
@@ -51,6 +51,7 @@ def load_columns(needs: Needs) -> dict[str, list[object]]:
             [ask.now_ms for ask in needs.claims],
             [_KINDS.encode(ask.kinds).decode() for ask in needs.claims],
             sum(ask.limit for ask in needs.claims),
+            *floors,
         ]
     return columns
 

@@ -61,10 +61,12 @@ class Statements:
         self._loads: dict[tuple[bool, tuple[str, ...]], str] = {}
         self._writes: dict[tuple[str, ...], str] = {}
 
-    def load(self, needs: Needs, place: Place | None) -> tuple[str, tuple[str, ...], list[object]]:
-        """The statement, the parts that its answer has beyond the head's columns, the arguments. With a ``place``, no
-        row is the answer where the head has moved on."""
-        columns = load_columns(needs)
+    def load(
+        self, needs: Needs, floors: tuple[int, int], place: Place | None
+    ) -> tuple[str, tuple[str, ...], list[object]]:
+        """The statement, the parts that its answer has beyond the head's columns, the arguments. Claims look from
+        ``floors`` on (`Floors.of`). With a ``place``, no row is the answer where the head has moved on."""
+        columns = load_columns(needs, floors)
         parts = tuple(columns)
         arguments = [argument for part in columns.values() for argument in part]
         if place is not None:
