@@ -48,6 +48,10 @@ powerloss: setup ## power cuts and failing disks at every point, more of them th
 	  tests/integration/test_crash_store_and_archive.py tests/integration/test_crash_disk_faults.py \
 	  tests/unit/log/test_archive_crash.py tests/unit/blob/test_blob_crash.py
 
+outages: ## PostgreSQL under load: sessions cut, crashes, failover, a snapshot held for 60 s
+	@scripts/setup.sh dev
+	OUTLAST_SNAPSHOT_S=60 OUTLAST_OUTAGES=4 $(BIN)/pytest -q tests/integration/test_postgres_ha.py tests/integration/test_postgres_ha_outages.py tests/integration/test_postgres_ha_site.py
+
 bench: ## measure against peers, side by side; writes docs/explain/performance.md
 	@scripts/setup.sh bench
 	$(BIN)/python bench/run.py
@@ -69,4 +73,4 @@ clean: ## remove what was made here, the environment too
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo check test lint simulate nodes powerloss bench format lock observability clean
+.PHONY: help setup demo check test lint simulate outages nodes powerloss bench format lock observability clean

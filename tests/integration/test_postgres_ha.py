@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import pathlib
 import re
 import socket
@@ -25,6 +26,8 @@ from outlast.testing.postgres_pair import PostgresPair, running_pair
 
 pytestmark = pytest.mark.anyio
 
+OUTAGES = int(os.environ.get("OUTLAST_OUTAGES", "1"))
+"""How often the primary dies; `make outages` has each server be both."""
 RETRYABLE = {"storage-unreachable", "storage-answer-lost", "storage-read-only", "storage-busy"}
 
 
@@ -48,12 +51,12 @@ async def nodes(dsn: str, count: int) -> AsyncIterator[list[Node]]:
 
 @pytest.mark.slow
 async def test_nothing_acknowledged_is_lost_when_the_primary_dies(servers: PostgresPair) -> None:
-    """SIGKILL of the primary under load, a second without any, promotion: twice, so that each server was both."""
+    """SIGKILL of the primary under load, a second without any, promotion, and a new standby."""
     name = await asyncio.to_thread(servers.create_database)
     async with nodes(servers.dsn(name), 2) as two:
         crowd = Crowd(two, clients=8)
         async with crowd.running():
-            for _ in range(2):
+            for _ in range(OUTAGES):
                 await crowd.until(200)
                 await asyncio.to_thread(servers.primary.power_off)
                 await asyncio.sleep(0.5)
@@ -62,7 +65,7 @@ async def test_nothing_acknowledged_is_lost_when_the_primary_dies(servers: Postg
                 await asyncio.to_thread(servers.follow)
             await crowd.until(200)
         found = await crowd.check()
-    assert len(found.entries) == 2 * len(crowd.acked) > 1_000
+    assert len(found.entries) == 2 * len(crowd.acked) > 600
     assert crowd.errors.keys() <= RETRYABLE
     assert crowd.errors["storage-unreachable"] + crowd.errors["storage-read-only"]
 
