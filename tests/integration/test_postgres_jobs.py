@@ -26,6 +26,7 @@ from outlast.core.store.postgres import partitions
 from outlast.core.store.postgres.engine import PostgresStore
 from outlast.core.store.postgres.partitions import Partition
 from outlast.core.store.postgres.session import WRITER_SETTINGS
+from outlast.core.store.postgres.statements import HeadVersion
 from outlast.testing.ledger import JOB, ledger_deciders
 from outlast.testing.postgres import PostgresServer
 from outlast.testing.suites.store import deposit, must, work
@@ -253,14 +254,14 @@ async def test_every_part_of_a_flush_goes_by_index(database: str) -> None:
         claims=[ClaimAsk(("k",), 64, 40_000)],
     )
     store = PostgresStore(database)
-    sql, _, arguments = store._statements.load(needs)
+    sql, _, arguments = store._statements.load(needs, (0, 0), None)
     write = WriteSet(Head(9, b"x", 9, 60_000))
     write.streams = dict.fromkeys(needs.streams, StreamRow(2, "", b"y", 0, 0))
     write.jobs = {i: _as(i, "leased") for i in range(100, 164)}
     write.jobs |= {i: _as(i, "done") for i in range(200, 264)}
     snapshot = Snapshot(write.head, {}, {}, {}, {}, [])
-    flush = await db.fetchval("SELECT xmin FROM head")
-    written, changes = store._statements.write(write, snapshot, flush)
+    version = HeadVersion(*await db.fetchrow("SELECT xmin, ctid FROM head"))
+    written, changes = store._statements.write(write, snapshot, version)
     for statement, values in ((sql, arguments), (written, changes)):
         await db.execute("BEGIN")
         plan = "\n".join(
