@@ -174,18 +174,24 @@ class Publisher:
             pass
         return self.published > index
 
-    async def begin(self) -> None:
-        """The first publication, to be awaited before anything is done that this log says is still to be done: a
-        store restored from a backup owes what has been done since. Afterwards ``failure`` is to be looked at.
+    async def compare(self) -> None:
+        """Compare the store with the published log, to be awaited before anything is accepted. Afterwards ``failure``
+        is to be looked at.
 
-        Raises Unavailable where the store cannot be read: who cannot compare must not begin. An archive that cannot
-        be written holds nothing up.
+        Raises Unavailable where the store cannot be read: who cannot compare must not begin.
         """
         head = await self._store.head()
         try:
             await self._check_history(head)
         except Corrupt as error:
             self._stop(error)
+
+    async def begin(self) -> None:
+        """`compare`, and the first publication, to be awaited before anything is done that this log says is still to
+        be done: a store restored from a backup owes what has been done since. An archive that cannot be written holds
+        nothing up.
+        """
+        await self.compare()
         if self.failure is None:
             await self.attempt()
 

@@ -168,6 +168,7 @@ def _unusable(wish: Listen, error: OSError) -> Refused | Unavailable:
 
 async def _serve(cli: Invocation, wish: Listen, listener: socket.socket) -> None:
     async with open_site(cli.config) as site, _joined(site), asyncio.TaskGroup() as group:
+        await site.publisher.compare()  # a store that is not the log's accepts nothing
         loops = group.create_task(run_site(site), name="site")
         server = _server(site, wish)
         serving = group.create_task(server.serve(sockets=[listener]), name="http")
