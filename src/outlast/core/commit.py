@@ -56,9 +56,6 @@ MAX_FLUSH = 256
 MAX_FLUSH_WEIGHT = 1_280
 """Events after which a flush takes no further submission in: one with many must not make a flush of hundreds long."""
 
-MIN_FLUSH = 16
-"""So many that wait are taken at once in any case."""
-
 MAX_WAITING = 8192
 """Most submissions waiting for a flush; more are refused as overloaded."""
 
@@ -551,33 +548,23 @@ class Committer:
         return future
 
     async def _flush_all(self) -> None:
-        answered = 0
         try:
             while self._waiting:
-                batch = self._next_batch(self._share(answered))
-                if batch:
+                if batch := self._next_batch():
                     await self._flush(batch)
-                answered = len(batch)
         finally:
             self._task = None
 
-    def _next_batch(self, most: int) -> list[tuple[Work, asyncio.Future[Any]]]:
+    def _next_batch(self) -> list[tuple[Work, asyncio.Future[Any]]]:
         batch: list[tuple[Work, asyncio.Future[Any]]] = []
         waiting, weight = self._waiting, 0
-        while waiting and len(batch) < most and weight < MAX_FLUSH_WEIGHT:
+        while waiting and len(batch) < MAX_FLUSH and weight < MAX_FLUSH_WEIGHT:
             work, future = waiting.popleft()
             if future.done():  # a caller that gave up before its turn is not committed
                 continue
             batch.append((work, future))
             weight += work.weight if isinstance(work, Submission) else 1
         return batch
-
-    def _share(self, answered: int) -> int:
-        """How many of those that wait to take now. Callers who come back with their next command only when the last
-        one is answered would all end up in one flush, and the processor idle while the disk writes, the disk while
-        they are answered: so half of them, waiting or just answered, go at a time, and the other half meanwhile."""
-        waiting = len(self._waiting)
-        return min(waiting, MAX_FLUSH, max(MIN_FLUSH, (waiting + answered + 1) // 2))
 
     async def _flush(self, batch: list[tuple[Work, asyncio.Future[Any]]]) -> None:
         works = [work for work, _ in batch]

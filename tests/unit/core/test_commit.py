@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from typing import Any
 
 import msgspec
 import pytest
@@ -98,27 +97,6 @@ async def test_what_arrives_during_a_flush_is_the_next_flush() -> None:
     receipts = await asyncio.gather(first, *rest)
     assert (site.committer.flushes, site.committer.committed) == (2, 11)
     assert [receipt.index for receipt in receipts] == list(range(11))
-
-
-async def test_a_crowd_goes_in_halves() -> None:
-    """Of many that wait half are taken, so that those answered come back while the other half is written."""
-    site = Site()
-    sizes: list[int] = []
-    flush = site.store.flush
-
-    async def counted(needs: Any, plan: Any) -> None:
-        sizes.append(len(needs.streams))
-        await flush(needs, plan)
-
-    site.store.flush = counted  # type: ignore[method-assign]  # looks on
-
-    async def client(name: str) -> None:
-        for _ in range(6):
-            await site.committer.submit(work(name))
-
-    await asyncio.gather(*[client(f"c{number}") for number in range(64)])
-    assert max(sizes) == 32
-    assert len(sizes) < 20
 
 
 async def test_no_flush_is_larger_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
