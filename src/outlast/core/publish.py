@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from outlast.core.clock import Clock
-from outlast.core.errors import Corrupt, Refused, Unavailable
+from outlast.core.errors import Conflict, Corrupt, Refused, Unavailable, Unknown
 from outlast.core.log.merkle import CompactRange
 from outlast.core.store.port import EntryRow, Head, Store, WriteSet
 from outlast.core.telemetry import Tracer, traced
@@ -32,7 +32,9 @@ READ_BATCH = 8_192
 RECENT_BYTES = 16 * 1024 * 1024
 """Committed entries kept in memory for the next checkpoint; a site that is further behind reads them again."""
 RETRY_S = 1.0
-"""Pause after the archive could not be written."""
+"""Pause after the store could not be read, or the archive not be written."""
+
+T = TypeVar("T")
 
 
 class Tree(Protocol):
@@ -180,7 +182,7 @@ class Publisher:
 
         Raises Unavailable where the store cannot be read: who cannot compare must not begin.
         """
-        head = await self._store.head()
+        head = await _asked(self._store.head())
         try:
             await self._check_history(head)
         except Corrupt as error:
@@ -214,7 +216,7 @@ class Publisher:
         except (Corrupt, Refused) as error:
             self._stop(error)
         except (Unavailable, OSError) as error:
-            log.warning("tiles not written, will try again: %s", error)
+            log.warning("no checkpoint made, will try again: %s", error)
             self._waiting_since_s = since_s
         else:
             return True
@@ -225,7 +227,7 @@ class Publisher:
         self._wake.clear()
         since_s, self._waiting_since_s = self._waiting_since_s, None
         self._covering_since_s = since_s
-        head = await self._store.head()
+        head = await _asked(self._store.head())
         await self._check_history(head)
         if head.size > self.published:
             span = None if self.tracer is None else self.tracer.root("publish checkpoint")
@@ -267,7 +269,7 @@ class Publisher:
         if not self._last_leaf:
             found = await self._off_loop(list, self._archive.entries(last, last + 1))
             self._last_leaf = found[0]
-        return await self._store.entries(last, 1) == [self._last_leaf]
+        return await _asked(self._store.entries(last, 1)) == [self._last_leaf]
 
     async def _publish(self, head: Head, since_s: float | None) -> None:
         tree, last_leaf = await self._grow(head.size)
@@ -294,7 +296,8 @@ class Publisher:
         while True:
             # pieces end where tiles do, so that none but the last leaves partial ones behind
             limit = min(READ_BATCH - start % READ_BATCH, size - start)
-            entries = self._recent.take(start, limit) or await self._store.entries(start, limit)
+            entries = self._recent.take(start, limit)
+            entries = entries or await _asked(self._store.entries(start, limit))
             if not entries:
                 raise Corrupt(
                     "log-gap",
@@ -306,6 +309,15 @@ class Publisher:
             start += len(entries)
             if start >= size:
                 return tree, entries[-1]
+
+
+async def _asked(reading: Awaitable[T]) -> T:
+    """What the store answers. Why it does not says nothing of the log: a login refused during a failover, say, passes,
+    and must not stop the signing as a fork does. Raises Unavailable, Corrupt."""
+    try:
+        return await reading
+    except (Refused, Conflict, Unknown) as error:
+        raise Unavailable(error.code, error.message, hint=error.hint, scope=error.scope) from error
 
 
 def _fork(what: str, why: str) -> Corrupt:

@@ -12,7 +12,14 @@ import pytest
 from outlast.core import publish
 from outlast.core.clock import HybridClock, ManualClock
 from outlast.core.commit import Committer, Planner
-from outlast.core.errors import Corrupt, OutlastError, Refused, Unavailable
+from outlast.core.errors import (
+    Conflict,
+    Corrupt,
+    OutlastError,
+    Refused,
+    Unavailable,
+    Unknown,
+)
 from outlast.core.log.archive import TileArchive
 from outlast.core.log.checkpoint import sign_checkpoint
 from outlast.core.log.logkey import LogKey
@@ -277,3 +284,22 @@ async def test_with_real_tiles(tmp_path: pathlib.Path) -> None:
         CompactRange.decode((await bench.store.head()).edge).root(),
     )
     assert list(archive.entries(0, 301)) == await bench.store.entries(0, 400)
+
+
+@pytest.mark.parametrize("kind", [Refused, Conflict, Unknown])
+async def test_a_store_that_does_not_answer_is_asked_again(kind: type[OutlastError]) -> None:
+    """Whatever the store says instead of an answer is about the store: it ends neither the signing nor its task."""
+    bench, error = Bench(), kind("storage-login", "told to")
+    await bench.commit(2)
+    for name in ("head", "entries"):
+        answer = getattr(bench.store, name)
+
+        async def refuse(*_: object, error: OutlastError = error) -> None:
+            raise error
+
+        setattr(bench.store, name, refuse)
+        assert not await bench.publisher.attempt()
+        assert bench.publisher.failure is None
+        setattr(bench.store, name, answer)
+    assert await bench.publisher.attempt()
+    assert bench.publisher.published == 2
