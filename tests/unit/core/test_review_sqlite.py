@@ -10,6 +10,7 @@ import stat
 import pytest
 
 from outlast.core.commit import Finish, Settle
+from outlast.core.errors import Unavailable
 from outlast.core.store.port import Store, StreamKey
 from outlast.core.store.sqlite import engine
 from outlast.core.store.sqlite.engine import SqliteStore
@@ -120,3 +121,14 @@ def modes(folder: pathlib.Path) -> int:
     for path in folder.iterdir():
         joined |= stat.S_IMODE(path.stat().st_mode)
     return joined
+
+
+async def test_the_head_is_read_with_the_errors_of_the_port(tmp_path: pathlib.Path) -> None:
+    """The publisher and `/metrics` ask for it all the time: an error of SQLite's own would end the site."""
+    store = await SqliteStore.open(tmp_path / "site.db")
+    try:
+        store._reader.close()
+        with pytest.raises(Unavailable, match="storage-error"):
+            await store.head()
+    finally:
+        await store.close()

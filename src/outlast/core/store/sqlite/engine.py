@@ -325,8 +325,7 @@ class SqliteStore:
     # Point reads and bounded pages take well under a millisecond, less than a thread hop; what may be long is a `_scan`.
 
     async def head(self) -> Head:
-        with self._read_lock:
-            return self._head(self._reader)
+        return Head(*self._read("head", ())[0])
 
     async def stream(self, key: StreamKey) -> StreamRow | None:
         known = self._newest.get(key)
