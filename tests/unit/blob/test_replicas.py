@@ -266,3 +266,31 @@ async def test_a_deletion_that_a_store_missed_is_owed() -> None:
     assert not a.stored
     assert b.stored
     assert books.deletions == {"x": ("b",)}
+
+
+async def test_what_a_disabled_store_may_have_is_not_gone() -> None:
+    """Only when all stores say so is a blob gone; its readers would give up for good."""
+    a, b = MemoryBlobs(), MemoryBlobs()
+    b.down = DOWN
+    one, _ = made(a=a, b=b)
+    await one.put("x", pieces(b"1"))
+    b.down = None
+    one.health.router.disable("blobs.a", "maintenance")
+    for asked in (read(one, "x"), one.size("x"), one.digest("x")):
+        with pytest.raises(Unavailable, match="blob-stores-unavailable"):
+            await asked
+    one.health.router.enable("blobs.a")
+    assert await read(one, "x") == b"1"
+    with pytest.raises(Refused, match="blob-not-found"):
+        await read(one, "y")
+
+
+async def test_what_a_store_refuses_to_show_is_not_gone() -> None:
+    """A store that refuses our credentials says nothing of what it has."""
+    a, b = MemoryBlobs(), MemoryBlobs()
+    one, _ = made(a=a, b=b)
+    await one.put("x", pieces(b"1"))
+    del b.stored["x"]
+    a.down = Refused("credentials-refused", "told to")
+    with pytest.raises(Unavailable, match="credentials-refused"):
+        await read(one, "x")

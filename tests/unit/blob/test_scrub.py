@@ -29,6 +29,7 @@ from outlast.core.store.port import WriteSet
 from outlast.core.store.sqlite.engine import SqliteStore
 from outlast.core.work.job import JobDecider
 from outlast.core.work.runner import Limits, Runner
+from outlast.operations.model.journal import JournalRecorded
 from outlast.testing.blob import MemoryBlobs
 from outlast.testing.suites.blob import body, pieces, read
 
@@ -140,7 +141,9 @@ def old_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"a": (ONE, ONE), "b": (TWO, None)}, "a", {"b": "corrupt"}),
         ({"a": (ONE, None), "b": (ONE, None)}, "ab", {}),
         ({"a": (ONE, None), "b": (TWO, None)}, "", {"a": "corrupt", "b": "corrupt"}),
-        ({"a": (TWO, ONE), "b": (ONE, None)}, "", {"a": "corrupt", "b": "corrupt"}),
+        ({"a": (TWO, ONE), "b": (ONE, None)}, "b", {"a": "corrupt"}),
+        ({"a": ("", ONE), "b": (ONE, None)}, "b", {"a": "corrupt"}),
+        ({"a": (TWO, ONE), "b": (ONE, TWO)}, "", {"a": "disputed", "b": "disputed"}),
         ({"a": (TWO, ONE), "b": None}, "", {"a": "corrupt", "b": "missing"}),
         ({"a": (ONE, ONE), "b": (TWO, TWO)}, "", {"a": "disputed", "b": "disputed"}),
     ],
@@ -329,6 +332,35 @@ async def test_references_and_stores_are_compared(tmp_path: pathlib.Path) -> Non
         assert (await young.run(3_600, 3_600)).orphan_count == 0
         assert (await compared.run(3_600, 3_600)).deleted == 1
         assert set(part.stores["a"].stored) == set(part.stores["b"].stored) == {kept}
+
+
+async def test_what_other_systems_wrote_is_no_reference() -> None:
+    """A journal's line that looks like a reference is neither a lost document nor the end of the scrub."""
+    look = {"name": "../no blob's name", "sha256": ONE, "size": 1}
+    leaf = msgspec.json.encode({"type": JournalRecorded.name, "data": {"data": look}})
+
+    class Log:
+        async def entries(self, start: int, limit: int) -> list[bytes]:
+            return [leaf][start : start + limit]
+
+    compared = references.Compared(Log(), {"a": MemoryBlobs()}, 0)
+    found = await compared.run(0, 0)
+    assert (found.referenced, found.lost_count) == (0, 0)
+
+
+async def test_a_debt_waits_for_the_holder_that_is_disabled(tmp_path: pathlib.Path) -> None:
+    """A copy that only a disabled store could give is not given up: that one may come back."""
+    async with opened(tmp_path, run=False) as part:
+        stores = {name: MemoryBlobs() for name in "abc"}
+        await stores["a"].put("x", pieces(b"1"))
+        health = StoreHealth(list(stores), part.clock)
+        settler = Settler(stores, health, part.ledger, 1)
+        health.router.disable("blobs.a", "maintenance")
+        with pytest.raises(Unavailable):
+            await settler._copy("x", "b")
+        health.router.enable("blobs.a")
+        await settler._copy("x", "b")
+        assert stores["b"].stored == {"x": b"1"}
 
 
 async def test_young_orphans_are_never_deleted(tmp_path: pathlib.Path) -> None:

@@ -265,6 +265,10 @@ class Settler:
         except Refused as error:
             if error.code != "blob-not-found":
                 raise
+            if len(sources) < len(self._stores) - 1:  # one that is disabled may have it
+                raise Unavailable(
+                    "blob-no-source", f"no store in use has blob {blob} to give"
+                ) from error
             raise Corrupt(
                 "blob-missing",
                 f"blob {blob} is in no store that could give store {store} its copy",

@@ -1,8 +1,8 @@
 """Which copies of a blob are good, from what each store has and remembers. Pure.
 
-A copy is good when its bytes have the digest that its store noted at the put. Where a store noted none (a blob of an
-earlier release, or put through a pre-signed URL) a copy is good when it agrees with one that is proven; without any
-proof, when all copies agree. Copies that are each what their store noted and yet differ are a dispute for a person:
+A copy is good when its bytes have a digest that a store noted at the put: its own, or, where that noted none (a blob of
+an earlier release, or put through a pre-signed URL), another's, whose own bytes may have rotted since. Where nobody noted
+any, copies are good when all agree. Copies that are each what their store noted and yet differ are a dispute for a person:
 nothing is overwritten then.
 """
 
@@ -41,7 +41,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(copies: Mapping[str, Copy]) -> Judgement:
     """Tell good copies from bad ones; stores that could not be asked are left out of ``copies``."""
-    proven = {c.noted for c in copies.values() if c.found and c.actual and c.actual == c.noted}
+    actual = {c.actual for c in copies.values() if c.found and c.actual}
+    proven = {c.noted for c in copies.values() if c.found and c.noted in actual}
     if len(proven) > 1:
         return Judgement(
             digest="",

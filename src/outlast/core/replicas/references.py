@@ -26,6 +26,9 @@ ENTRIES_AT_ONCE = 500
 """Log entries read at a time; the event loop runs between."""
 MAX_DEPTH = 12
 """How deep into an entry references are looked for."""
+FOREIGN = frozenset({"journal.recorded"})
+"""Types of entries whose content other systems chose: what looks like a reference there is none of ours. Believed, it
+would report documents lost that never were, or, with a name that no store takes, end every scrub."""
 
 
 class Log(Protocol):
@@ -184,7 +187,9 @@ def referred(leaf: bytes) -> Iterator[str]:
     """Names of all blobs that a log entry refers to (`core.blobref.BlobRef`, wherever it stands)."""
     if b'"sha256"' not in leaf:
         return
-    yield from _within(msgspec.json.decode(leaf), 0)
+    entry = msgspec.json.decode(leaf)
+    if isinstance(entry, dict) and entry.get("type") not in FOREIGN:
+        yield from _within(entry, 0)
 
 
 def _within(value: Any, depth: int) -> Iterator[str]:

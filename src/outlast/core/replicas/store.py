@@ -21,7 +21,8 @@ from typing import Protocol, TypeVar
 from outlast.core.blobref import StoredBlob
 from outlast.core.errors import Corrupt, OutlastError, Unavailable, Unknown
 from outlast.core.replicas.fanout import Fanout, Lane
-from outlast.core.replicas.health import StoreHealth, none_in_use
+from outlast.core.replicas.health import RETRY_AFTER_S, StoreHealth, none_in_use
+from outlast.core.routing.outcome import PROVIDER_REFUSALS
 from outlast.core.routing.router import Call
 
 log = logging.getLogger("outlast.blobs")
@@ -197,7 +198,7 @@ class ReplicatedBlobs:
                 if any(_is_damage(error) for error in failures):
                     await self.suspect(name)
                 return
-        raise _worst(name, failures)
+        raise self._worst(name, failures)
 
     def copies(self, name: str) -> list[AsyncIterator[bytes]]:
         """The blob from each store alone, best first, for a reader that found what `get` gave wrong."""
@@ -247,7 +248,26 @@ class ReplicatedBlobs:
                 return await self._short(store, ask(self.stores[store]))
             except OutlastError as error:
                 failures.append(error)
-        raise _worst(name, failures)
+        raise self._worst(name, failures)
+
+    def _worst(self, name: str, failures: Sequence[OutlastError]) -> OutlastError:
+        """What to say when no store gave the blob: that it is gone only if all there are say so. One that a person has
+        taken out of use, or that refuses our credentials, may be the only one to have it."""
+        for kind in (Unavailable, Unknown, Corrupt):
+            for error in failures:
+                if isinstance(error, kind):
+                    return error
+        refusing = [error.code for error in failures if error.code in PROVIDER_REFUSALS]
+        if failures and not refusing and len(failures) == len(self.stores):
+            return failures[0]
+        why = refusing[0] if refusing else "the others are disabled"
+        return Unavailable(
+            "blob-stores-unavailable",
+            f"blob {name} is in no store that gives anything now ({why})",
+            hint="`outlast blobs status` shows them.",
+            retry_after_s=RETRY_AFTER_S,
+            scope="site",
+        )
 
     async def _short(self, store: str, work: Awaitable[T]) -> T:
         """A call without a body, bounded in time and held for or against the store."""
@@ -319,15 +339,6 @@ class _Counted:
 
 def _is_damage(error: OutlastError) -> bool:
     return isinstance(error, Corrupt) or error.code == "blob-not-found"
-
-
-def _worst(name: str, failures: Sequence[OutlastError]) -> OutlastError:
-    """What to say when no store gave the blob: that it is gone only if all of them say so."""
-    for kind in (Unavailable, Unknown, Corrupt):
-        for error in failures:
-            if isinstance(error, kind):
-                return error
-    return failures[0] if failures else none_in_use({})
 
 
 def _too_few(failed: Mapping[str, OutlastError | None], out: dict[str, str]) -> OutlastError:
