@@ -1,9 +1,10 @@
 """What the commit path needs of a database: one write, a few reads.
 
 ``flush`` is the only way to write: in one transaction it loads what ``needs`` names (set-based, a statement per
-table), calls the pure function ``plan`` on it, writes the ``WriteSet`` it returns (a statement per table) and
-commits durably. Engines therefore know nothing of commands or events, and the planning is written and tested
-once; the simulator's engine is a dictionary.
+table), calls the function ``plan`` on it, writes the ``WriteSet`` it returns (a statement per table) and commits
+durably. Where another node has written meanwhile, ``plan`` is called again on what there is now, and only its last
+answer counts. Engines therefore know nothing of commands or events, and the planning is written and tested once; the
+simulator's engine is a dictionary.
 
 After ``flush`` returns, its writes survive a power cut. When it raises, nothing was written, except that
 ``Unknown`` (connection lost during commit) says that it may have been. A write that contradicts what is stored (a
