@@ -84,3 +84,26 @@ async def test_queries_are_bounded() -> None:
     lookup = Lookup(table.find)
     await asyncio.gather(*[lookup.get(f"k{number}") for number in range(MOST + 10)])
     assert sorted(map(len, table.queries)) == [10, MOST]
+
+
+async def test_who_asks_again_when_all_queries_have_just_ended_is_answered() -> None:
+    """The first thing an answered caller does may be its next question; nobody else need come by for its answer."""
+    table = Table()
+    lookup = Lookup(table.find)
+    table.gate.clear()
+
+    async def twice() -> int | None:
+        await lookup.get("k1")
+        return await lookup.get("k2")
+
+    again = asyncio.create_task(twice())
+    others = []
+    for number in range(1, AT_ONCE):
+        await asyncio.sleep(0.01)
+        others.append(asyncio.create_task(lookup.get(f"k{number + 2}")))
+    await asyncio.sleep(0.01)
+    assert len(table.queries) == AT_ONCE
+    table.gate.set()
+    async with asyncio.timeout(2):
+        assert await again == 0
+        assert await asyncio.gather(*others) == [0] * len(others)

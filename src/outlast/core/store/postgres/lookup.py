@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -40,13 +40,17 @@ class Lookup(Generic[K, V]):
         if len(self._tasks) < AT_ONCE:
             task = asyncio.create_task(self._answer_all(), name="store-lookup")
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         return await future
 
     async def _answer_all(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            await self._answer([(key, future) for key, future in batch if not future.done()])
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                await self._answer([(key, future) for key, future in batch if not future.done()])
+        finally:
+            # Here, not when the loop gets to tell that the task is done: whoever was just answered may ask again before,
+            # and would wait for a query that looks to be under way and sends no more.
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _answer(self, batch: Sequence[tuple[K, asyncio.Future[V | None]]]) -> None:
         try:
