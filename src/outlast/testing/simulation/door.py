@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from outlast.core.commit import (
     MAX_FLUSH,
-    MIN_FLUSH,
     Claim,
     Outcome,
     Planner,
@@ -99,25 +98,18 @@ class Door:
 
     async def _flush_all(self) -> None:
         await Sleep(self._sim, self._sim.between(0, 1))
-        answered = 0
         while self._queue:
-            batch = self._next_batch(self._share(answered))
-            if batch:
+            if batch := self._next_batch():
                 await self._flush(batch)
-            answered = len(batch)
         self._flushing = False
 
-    def _next_batch(self, most: int) -> list[tuple[Work, Answer]]:
+    def _next_batch(self) -> list[tuple[Work, Answer]]:
         batch: list[tuple[Work, Answer]] = []
-        while self._queue and len(batch) < most:
+        while self._queue and len(batch) < MAX_FLUSH:
             work, answer, given_up = self._queue.popleft()
             if not given_up():
                 batch.append((work, answer))
         return batch
-
-    def _share(self, answered: int) -> int:
-        waiting = len(self._queue)
-        return min(waiting, MAX_FLUSH, max(MIN_FLUSH, (waiting + answered + 1) // 2))
 
     async def _flush(self, batch: list[tuple[Work, Answer]]) -> None:
         works = [work for work, _ in batch]
