@@ -19,12 +19,16 @@ import pytest
 from outlast.core.clock import SystemClock
 from outlast.core.commit import Claim, Finish, Idempotency, Receipt
 from outlast.core.errors import Refused
+from outlast.core.store import transfer
+from outlast.core.store.postgres.engine import PostgresStore
+from outlast.core.store.transfer import Mark, Side
 from outlast.core.work.runner import burial
 from outlast.signing.api import Caller, SignatureAsk
 from outlast.surfaces.cli.main import main
 from outlast.testing.desk import chunks
 from outlast.testing.pdfs import plain_pdf
 from outlast.testing.postgres import PostgresServer
+from outlast.wiring import storemove
 from outlast.wiring.config import Config, load_config
 from outlast.wiring.pointing import point_store_to
 from outlast.wiring.site import DEFAULT_TENANT, Site, open_site, run_site
@@ -219,6 +223,32 @@ async def test_what_cannot_be_moved_is_refused(
     (tmp_path / "root.key").rename(tmp_path / "data/secrets/root.key")
     async with open_site(config) as site:
         assert await site.store.head()
+
+
+@pytest.mark.slow
+async def test_a_node_that_starts_during_the_first_look_is_noticed(
+    tmp_path: pathlib.Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read that its database was not being moved, and would go on writing to what is left behind."""
+    config = configured(tmp_path, database)
+    async with open_site(config):
+        pass
+    late: list[PostgresStore] = []
+
+    async def begin_late(source: Side, target: Side, mark: Mark) -> bool:
+        late.append(await PostgresStore.open(database, session_name="outlast/late/1"))
+        return await transfer.begin(source, target, mark)
+
+    monkeypatch.setattr(storemove, "begin", begin_late)
+    wish = storemove.StoreMove(str(tmp_path / "dsn"))
+    try:
+        with pytest.raises(Refused, match="site-in-use"):
+            await storemove.move_store(config, wish, lambda *_: None)
+    finally:
+        await late[0].close()
+    monkeypatch.undo()
+    moved = await storemove.move_store(config, wish, lambda *_: None)
+    assert moved.verified is not None
 
 
 @pytest.mark.slow

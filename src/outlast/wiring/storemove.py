@@ -75,7 +75,10 @@ async def move_store(config: Config, wish: StoreMove, progress: Progress) -> Mov
             Ids(SystemClock(), EntropyPool()).new(), "source", "moving", target.name, _now_ms()
         )
         verified = None
-        if await begin(source, target, mark):
+        is_unfinished = await begin(source, target, mark)
+        # again: a node may have started before the marks were there, and have read that nothing is being moved
+        await _postgres(source if wish.back else target).refuse_if_used()
+        if is_unfinished:
             await copy(source, target, progress)
             verified = await verify(source, target, _published(config), progress)
         if not wish.back:
