@@ -32,7 +32,8 @@ def load_root_keys(config: Config, entropy: Entropy, begun: bool) -> RootKeys:
         raise Refused(
             "root-key-lost",
             "root.key is missing, and everything that this site has stored is encrypted under it",
-            hint="Restore secrets/root.key from the backup that the database is of.",
+            hint="Restore secrets/root.key from the backup that the database is of; for a further node, copy secrets/"
+            " from one of the others.",
         )
     secret = secret_or_new(path)
     return RootKeys(LocalRootKey(ROOT_KEY_ID, bytes.fromhex(secret.decode()), entropy))

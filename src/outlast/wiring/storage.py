@@ -101,8 +101,17 @@ def need_driver() -> None:
 
 
 def read_dsn(file: str) -> str:
-    """The address of a database, from its secret file."""
-    return read_secret(Path(file)).decode(errors="replace")
+    """The address of a database, from its secret file; raises Refused ``store-dsn-invalid`` for what is none."""
+    dsn = read_secret(Path(file)).decode(errors="replace")
+    if not dsn.startswith(
+        ("postgresql://", "postgres://")
+    ):  # asyncpg would take defaults for what is missing
+        raise Refused(
+            "store-dsn-invalid",
+            f"{Path(file).name} does not hold the address of a database",
+            hint="It looks like postgresql://user:password@host:5432/database (in a password, / is %2F and @ is %40).",
+        )
+    return dsn
 
 
 async def pin_keys(store: PostgresStore, config: Config, log_key: LogKey) -> None:

@@ -135,8 +135,10 @@ def _placed(error: OutlastError, batch: Batch, source: str) -> OutlastError:
     if number != error.scope and number.isdigit():
         line = batch.first + int(number) - 1
         what = f"line {line}: {error.message.partition(': ')[2]}"
-    is_recorded = f"What is before line {batch.first} is recorded. "
+    is_recorded = f"What is before line {batch.first} is recorded. " if batch.first > 1 else ""
     again = "Run the same command again: it goes on from there."
+    if isinstance(error, Refused):
+        again = f"Then {again[0].lower()}{again[1:]}"
     if source == STDIN:
         again = f"Feed the same lines again: it goes on from line {batch.first}."
     hint = is_recorded + (f"{error.hint} " if error.hint else "") + again

@@ -213,6 +213,12 @@ class Api:
                         method, path, content=_pieces(opened), **given
                     )
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            if "SSL" in str(error):
+                raise Unavailable(
+                    "site-unreachable",
+                    f"no TLS connection with {self.where}: {error}",
+                    hint="Does it speak http:// only, or is its certificate from an authority unknown here?",
+                ) from error
             raise Unavailable(
                 "site-unreachable",
                 f"{self.where} does not answer",

@@ -16,6 +16,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     site: str
     origin: str
     data: str
+    store: str
     listens: str
     providers: dict[str, str]
     authorities: dict[str, str]
@@ -27,20 +28,25 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 def check(cli: Invocation) -> None:
     """Load the configuration, open what it names (key files, TLS files, certificates), and say what it means.
 
-    Asks no provider: whether they answer, `outlast status` tells.
+    Asks no provider, store or database: whether they answer, `outlast status` tells.
     """
     from outlast.core.clock import SystemClock
     from outlast.wiring.blobs import check_stores
     from outlast.wiring.providers import build_authorities
+    from outlast.wiring.storage import need_driver, read_dsn
 
     config = cli.config
     build_authorities(config, SystemClock())
     check_stores(config)
+    if config.store.dsn_file:
+        need_driver()
+        read_dsn(config.store.dsn_file)
     answer = Checked(
         file=str(cli.config_path or ""),
         site=config.site.name,
         origin=config.origin,
         data=str(config.data),
+        store=f"PostgreSQL, as {config.store.dsn_file} says" if config.store.dsn_file else "SQLite",
         listens=f"{config.http.host}:{config.http.port}",
         providers={name: p.__struct_config__.tag for name, p in config.providers.items()},  # type: ignore[misc]  # tags are text here
         authorities={name: a.url for name, a in config.authorities.items()},
@@ -59,6 +65,7 @@ def _text(answer: Checked) -> str:
             f"{answer.file or 'No file: all defaults'}: can be used.",
             f"  site         {answer.site}, log {answer.origin}",
             f"  data         {answer.data}",
+            f"  database     {answer.store}",
             f"  listens      {answer.listens}",
             f"  providers    {listed(answer.providers)}",
             f"  authorities  {listed(answer.authorities)}",

@@ -37,6 +37,14 @@ def call_site(
     return asyncio.run(run())
 
 
+def need_scheme(url: str) -> None:
+    """Raise Refused ``usage`` for an address that is no http or https URL."""
+    if not url.startswith(("http://", "https://")):
+        raise Refused(
+            "usage", f"{url} is not the URL of a site", hint=f"For example: https://{url}"
+        )
+
+
 @asynccontextmanager
 async def connected(
     cli: Invocation, *, make: bool = False, embed: bool = True
@@ -44,6 +52,7 @@ async def connected(
     """The site's API. Raises Refused ``no-token``, ``no-site``; Unavailable ``site-not-running``."""
     token = os.environ.get(TOKEN_VARIABLE, "")
     if cli.url:
+        need_scheme(cli.url)
         if not token:
             raise Refused(
                 "no-token",

@@ -21,7 +21,7 @@ from outlast.core.log.logkey import LogKey
 from outlast.core.log.note import MAX_NOTE_BYTES, Verifier
 from outlast.core.log.signers import verifier_for
 from outlast.core.log.tiles import Tile
-from outlast.surfaces.cli.connect import TOKEN_VARIABLE
+from outlast.surfaces.cli.connect import TOKEN_VARIABLE, need_scheme
 from outlast.surfaces.cli.endpoint import Endpoint, find_endpoint, tls_context
 from outlast.surfaces.cli.invocation import EXIT_NEGATIVE, Invocation
 from outlast.surfaces.cli.pins import MAX_PIN_FILE_BYTES, read_file, vkeys
@@ -48,6 +48,8 @@ def verify_over_http(
     with _http(cli, public) as http:
         reader = _HttpLog(http)
         report = _check(cli, reader, verifiers, since)
+        if reader.trouble is not None:  # what could not be read is neither sound nor damaged
+            raise reader.trouble
         if report.ok and save is not None and reader.checkpoint is not None:
             save.write_bytes(reader.checkpoint)
     _report(cli, report, bool(log_keys))
@@ -128,6 +130,8 @@ def _print(console: Console, report: FsckReport, is_pinned: bool) -> None:
 @contextmanager
 def _http(cli: Invocation, public: str) -> Iterator[httpx2.Client]:
     """A client whose paths are below ``/log/``."""
+    if cli.url or public:
+        need_scheme(cli.url or public)
     endpoint = Endpoint(url=public.removesuffix("/").removesuffix("/log"), token="", pid=0)
     if cli.url:
         endpoint = Endpoint(url=cli.url, token=os.environ.get(TOKEN_VARIABLE, ""), pid=0)
@@ -153,11 +157,13 @@ def _http(cli: Invocation, public: str) -> Iterator[httpx2.Client]:
 
 
 class _HttpLog:
-    """A log read from a site's ``/log``. ``checkpoint`` is the one that was read."""
+    """A log read from a site's ``/log``. ``checkpoint`` is the one that was read, ``trouble`` what kept us from reading:
+    after it, nothing more is asked."""
 
     def __init__(self, http: httpx2.Client) -> None:
         self._http = http
         self.checkpoint: bytes | None = None
+        self.trouble: OutlastError | None = None
 
     def read_checkpoint(self) -> bytes | None:
         """See `LogReader`."""
@@ -169,14 +175,22 @@ class _HttpLog:
         return self._get(f"/log/{tile.path}")
 
     def _get(self, path: str) -> bytes:
+        if self.trouble is not None:
+            raise self.trouble
         try:
             response = self._http.get(path)
         except httpx2.HTTPError as error:
-            raise Unavailable("log-unreachable", f"{path}: {type(error).__name__}") from error
+            self.trouble = Unavailable(
+                "log-unreachable",
+                f"{self._http.base_url}{path}: {type(error).__name__}",
+                hint="Is the site running? `outlast log fsck` checks the files of this machine's without it.",
+            )
+            raise self.trouble from error
         if response.status_code == 404:
             raise Refused("tile-not-found", f"the site has no {path}")
         if not response.is_success:
-            raise _refusal(path, response)
+            self.trouble = _refusal(path, response)
+            raise self.trouble
         return response.content
 
 

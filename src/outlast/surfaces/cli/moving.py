@@ -50,7 +50,9 @@ def move(cli: Invocation, to: Path | None, *, start_over: bool, is_configuring: 
     """Move, verify, and point the configuration to where the store is now, or say how."""
     if is_configuring and cli.config_path is None:
         raise Refused(
-            "config-missing", "there is no configuration file to change", hint="outlast init"
+            "config-missing",
+            "there is no configuration file to change",
+            hint="`outlast init` writes one; or leave --configure out, and the command says what to configure.",
         )
     wish = _wish(cli, to, start_over=start_over)
     clock = SystemClock()

@@ -50,7 +50,8 @@ def translate(error: Exception, *, committing: bool = False) -> OutlastError:
         return _by_state(error, committing)
     if committing:
         return unknown(type(error).__name__)
-    return unreachable(type(error).__name__)
+    why = error.strerror if isinstance(error, OSError) else ""
+    return unreachable(f"{type(error).__name__}: {why}" if why else type(error).__name__)
 
 
 def unknown(why: str) -> Unknown:
@@ -71,8 +72,16 @@ def busy(why: str) -> Unavailable:
     )
 
 
-def invalid_address() -> Refused:
-    """The DSN cannot be understood. What is wrong with it is not repeated: it may be a part of the password."""
+def invalid_address(why: str = "") -> Refused:
+    """The DSN cannot be understood. ``why``, asyncpg's words, is not repeated: it may be a part of the password."""
+    if "root" in why and "does not exist" in why:
+        return Refused(
+            "store-dsn-invalid",
+            "the server's certificate shall be checked, and there are no root certificates to check it with",
+            hint="Name a file: …?sslmode=verify-full&sslrootcert=/path/to/ca.pem; without it, ~/.postgresql/root.crt"
+            " of the site's user is taken.",
+            scope="site",
+        )
     return Refused(
         "store-dsn-invalid",
         "the address of the database cannot be understood",

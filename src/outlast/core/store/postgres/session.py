@@ -63,8 +63,8 @@ async def connect_writer(
     with translated():
         try:
             connection = await primary.connect({**_COMMON, **WRITER_SETTINGS})
-        except ValueError:
-            raise invalid_address() from None
+        except ValueError as error:
+            raise invalid_address(str(error)) from None
     try:
         await verify_settings(connection, queries, allow_unsafe=allow_unsafe)
     except BaseException:
