@@ -28,9 +28,10 @@ MAX_MESSAGE_CHARS = 8_192
 MAX_TRACEBACK_CHARS = 16_384
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
+# Without bounds on what may come before "://", a long text of dots and letters takes seconds of the event loop.
 _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@"), r"\1:***@"),
+    (re.compile(r"\b([a-z][a-z0-9+.-]{0,31}://[^\s/:@]*):[^\s/@]+@"), r"\1:***@"),
     (re.compile(r"\b(ol|hvs|hvb)[_.][A-Za-z0-9_.-]{16,}"), r"\1_***"),
     (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.S),

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from outlast.core.clock import ManualClock
 from outlast.core.telemetry import Tracer, traced
+from outlast.wiring import logs
 from outlast.wiring.logs import LogForm, log_to_stream
 
 
@@ -114,3 +116,11 @@ def test_warnings_are_lines_too(root: None) -> None:
         warnings.simplefilter("default")
         warnings.warn("old ways", DeprecationWarning, stacklevel=1)
     assert "old ways" in json.loads(stream.getvalue())["msg"]
+
+
+def test_a_long_text_is_looked_through_at_once() -> None:
+    """Lines are written on the event loop: what an error quotes must not hold it up, whatever it is made of."""
+    began_s = time.perf_counter()
+    for piece in ("a.", "a://a:", "bearer ", "-----BEGIN A PRIVATE KEY"):
+        logs.redacted(piece * 40_000)
+    assert time.perf_counter() - began_s < 2
