@@ -155,7 +155,10 @@ async def build(config_file: Path, entries: int) -> dict[str, float]:
         publishing = asyncio.create_task(publisher.run())
         before, began, cpu = (await store.head()).size, time.perf_counter(), time.process_time()
         size = await _fill(store, publisher, filler, before + entries)
-        await publisher.wait_for(size - 1, 60)
+        if not await publisher.wait_for(size - 1, 60):
+            if publishing.done():
+                publishing.result()  # raises what ended it
+            raise RuntimeError(f"{publisher.published} of {size} published: {publisher.failure}")
         seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
         publishing.cancel()
         await asyncio.gather(publishing, return_exceptions=True)

@@ -168,7 +168,12 @@ async def hammer(folder: pathlib.Path, load: Load) -> LoadReport:
         await asyncio.gather(*[site.client(number, load) for number in range(load.clients)])
         seconds = time.perf_counter() - began
         if not await site.publisher.wait_for(site.size - 1, DRAIN_S):
-            raise RuntimeError(f"not all was published: {site.publisher.failure}")
+            if publishing.done():
+                publishing.result()  # raises what ended it
+            head = await store.head()
+            raise RuntimeError(
+                f"{site.publisher.published} of {head.size} published: {site.publisher.failure}"
+            )
         await asyncio.sleep(0)  # the last publication is told after those who waited for it
         cpu_s = time.process_time() - cpu
         for reader in readers:
