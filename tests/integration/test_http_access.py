@@ -12,7 +12,8 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_without_a_key_nothing_is_told(http_site: Any) -> None:
-    """Every operation but the public ones answers 401 to a caller without a key, before it looks at anything."""
+    """Every operation but the public ones answers 401 to a caller without a key, before it looks at anything; what is
+    no link of ours opens nothing."""
     anybody = http_site.client_of(None)
     public = {"/livez", "/readyz", "/openapi.json"}
     for route in ROUTES:
@@ -20,6 +21,9 @@ async def test_without_a_key_nothing_is_told(http_site: Any) -> None:
         answer = await anybody.request(route.method, path)
         if route.path in public:
             assert answer.status_code == 200, route.path
+            continue
+        if route.path == "/v1/links/{link}":  # the link itself is the key
+            assert (answer.status_code, answer.json()["code"]) == (403, "link-invalid")
             continue
         assert answer.status_code == 401, route.path
         assert answer.headers["www-authenticate"].startswith("Bearer")
