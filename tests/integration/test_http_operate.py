@@ -129,12 +129,38 @@ async def test_discarded_job_never_runs(http_site: Any) -> None:
     assert (shown["status"], shown["reason"]) == ("failed", "job-discarded: a test")
 
 
+async def test_the_sites_own_jobs_are_every_operators(http_site: Any) -> None:
+    """A scrub's job belongs to no tenant: any operator sees it in the list and can act on it."""
+    client, kind = http_site.client, "/v1/job-kinds/blobs.scrub"
+    await client.post(f"{kind}:pause", json={"reason": "look"})
+    try:
+        begun = await client.post("/v1/blobs/scrub", json={})
+        assert begun.status_code == 200, begun.text
+        items = (await client.get("/v1/jobs?limit=200&state=ready")).json()["items"]
+        assert [job["id"] for job in items] == sorted(job["id"] for job in items)
+        job = next(j for j in items if j["kind"] == "blobs.scrub")
+        after = await client.get(f"/v1/jobs?limit=1&cursor={job['id'] - 1}")
+        assert [j["id"] for j in after.json()["items"]] == [job["id"]]
+        url = f"/v1/jobs/{job['id']}"
+        assert (await client.get(url)).json()["kind"] == "blobs.scrub"
+        for verb, state in (("park", "parked"), ("replay", "ready"), ("discard", "done")):
+            moved = await client.post(f"{url}:{verb}", json={"reason": "test"})
+            assert moved.status_code == 200, moved.text
+            assert (await client.get(url)).json()["state"] == state
+    finally:
+        await client.post("/v1/blobs/scrub:stop", json={})
+        await client.post(f"{kind}:resume", json={"reason": "seen"})
+
+
 async def test_jobs_of_another_tenant_are_not_found(http_site: Any) -> None:
-    """An operator of one tenant sees no jobs of another."""
-    await http_site.document()
+    """An operator of one tenant sees no jobs of another, only those of the site itself."""
+    body = {"document": await http_site.document()}
+    asked = await http_site.client.post("/v1/signature-requests", json=body)
+    job = await job_of(http_site, asked.json()["id"])
     other = await http_site.key("operate", tenant="other")
-    assert (await other.get("/v1/jobs")).json()["items"] == []
-    assert (await other.get("/v1/jobs/1")).status_code == 404
+    kinds = {j["kind"] for j in (await other.get("/v1/jobs")).json()["items"]}
+    assert kinds <= {"blobs.scrub", "blobs.references"}
+    assert (await other.get(f"/v1/jobs/{job['id']}")).status_code == 404
     assert (await other.get("/v1/jobs/99999999999999999999")).status_code == 404
 
 

@@ -1,4 +1,8 @@
-"""Jobs as an operator sees them: what waits, what is dead and why, and what to do about it, on record."""
+"""Jobs as an operator sees them: what waits, what is dead and why, and what to do about it, on record.
+
+An operator sees the jobs of the key's own tenant and the site's own (copies that are owed, scrubs), which belong to no
+tenant. Other tenants' jobs are not there.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Literal, get_args
 import msgspec
 from starlette.responses import Response
 
+from outlast.core.access import SITE_TENANT
 from outlast.core.clock import iso
 from outlast.core.commit import Finish, Submission
 from outlast.core.errors import Conflict, Refused
@@ -55,9 +60,10 @@ async def list_(call: Call) -> Response:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
         raise Refused("cursor-invalid", "this cursor was not given out here", hint="Start anew.")
     known: JobState | None = next((s for s in get_args(JobState) if s == state), None)
-    rows = await call.ctx.site.store.jobs(
-        call.caller.tenant, state=known, after=int(cursor), limit=limit
-    )
+    store, rows = call.ctx.site.store, list[JobRow]()
+    for tenant in _tenants(call):
+        rows += await store.jobs(tenant, state=known, after=int(cursor), limit=limit)
+    rows = sorted(rows, key=lambda row: row.id)[:limit]
     more = str(rows[-1].id) if len(rows) == limit else None
     return json_answer(JobPage(items=tuple(_view(row) for row in rows), next=more))
 
@@ -174,9 +180,14 @@ def _wrong_state(job: JobRow, action: Action) -> Conflict:
 async def _row(call: Call) -> JobRow:
     job_id = call.integer("id", "job")
     row = await call.ctx.site.store.job(job_id)
-    if row is None or row.tenant != call.caller.tenant:
+    if row is None or row.tenant not in _tenants(call):
         raise Refused("job-not-found", f"there is no job {job_id}")
     return row
+
+
+def _tenants(call: Call) -> frozenset[str]:
+    """Whose jobs the caller may see and act on."""
+    return frozenset((call.caller.tenant, SITE_TENANT))
 
 
 def _view(row: JobRow) -> JobView:

@@ -233,7 +233,8 @@ _LOG = (
 
 _JOBS = (
     Route(
-        method="GET", path="/v1/jobs", id="listJobs", tag="jobs", summary="Jobs, oldest first.",
+        method="GET", path="/v1/jobs", id="listJobs", tag="jobs",
+        summary="Jobs of the key's tenant and the site's own (copies owed, scrubs), oldest first.",
         scope="operate", handler=jobs.list_,
         parameters=(
             Parameter(name="state", about="Only these.",
