@@ -271,6 +271,32 @@ async def test_a_scrub_rests_resumes_and_stops(tmp_path: pathlib.Path) -> None:
         await asyncio.wait([running])
 
 
+async def test_a_scrub_whose_job_died_has_failed_and_makes_way(tmp_path: pathlib.Path) -> None:
+    """A store refuses for good: the scrub has failed with that answer; one begun by hand or by the timer takes its place
+    and ends the dead job."""
+    async with opened(tmp_path) as part:
+        await part.put(10)
+        for again in ("by hand", "by timer"):
+            part.stores["b"].down = Refused("bucket-not-found", "there is no bucket b")
+            await part.scrubber.begin("test", ScrubOptions())
+            async with asyncio.timeout(10):
+                while (failed := await part.scrubber.failure()) is None:
+                    await asyncio.sleep(0.01)
+            assert failed.job is not None
+            assert "no bucket b" in failed.error
+            assert (await part.scrubber.state()).label == "running"
+            await part.scrubber.begin_if_idle_since(0)
+            assert (await part.scrubber.state()).run == failed.run, "none is due yet"
+            part.stores["b"].down = None
+            if again == "by hand":
+                await part.scrubber.begin("test", ScrubOptions())
+            else:
+                await part.scrubber.begin_if_idle_since(part.clock.now_ms())
+            ended = await part.ended()
+            assert (ended.run, ended.complete) == (failed.run + 1, True)
+            assert await part.store.jobs("-", state="dead") == []
+
+
 async def test_a_blob_that_its_store_cannot_give_is_damaged(tmp_path: pathlib.Path) -> None:
     """A store that answers, and fails for one blob only, has a bad copy; one that answers nothing is waited for."""
 

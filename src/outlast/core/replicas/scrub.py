@@ -2,7 +2,8 @@
 cannot.
 
 Each step is one durable job over at most STEP_BLOBS names, so a scrub survives restarts, moves between nodes, and
-rests when it is told to. It reads at a bounded rate, and a store that cannot be reached is waited for: what it has is
+rests when it is told to. A store that refuses it for good (a wrong bucket, say) makes its job a dead letter: the scrub
+has failed then, and goes on when the job is replayed, or makes way for the next. It reads at a bounded rate, and a store that cannot be reached is waited for: what it has is
 not called missing. Copies that are owed on record are the debt's affair and no finding here, except that a debt whose
 store has been taken out of the configuration is of no interest any more.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -44,7 +46,7 @@ from outlast.core.replicas.scrubmodel import (
     Tally,
 )
 from outlast.core.replicas.store import CALL_S, One, merged
-from outlast.core.store.port import StreamKey
+from outlast.core.store.port import JobGroup, JobRow, JobState, StreamKey
 from outlast.core.work.runner import Job, Kind
 
 log = logging.getLogger("outlast.blobs")
@@ -58,7 +60,38 @@ YOUNG_S = 5.0
 SCRUB_BACKOFF = BackoffPolicy(initial_ms=1_000, max_ms=60_000, attempts=1_000_000)
 """A store that is away is waited for."""
 
+DEAD_PAGE = 200
+DEAD_PAGES = 20
+"""How many of the site's dead jobs are looked through for a scrub's."""
+_JOBS = frozenset({STEP_JOB, REFERENCES_JOB})
+DISCARDED = "its job was discarded"
+
 _job = msgspec.json.Decoder(StepJob)
+
+
+class Kept(Streams, Protocol):
+    """`outlast.core.store.port.Store`, as far as it is needed here."""
+
+    async def jobs(
+        self, tenant: str, *, state: JobState | None = None, after: int = 0, limit: int = 100
+    ) -> Sequence[JobRow]: ...
+
+    async def job_groups(self) -> list[JobGroup]: ...
+
+
+class Failed(NamedTuple):
+    """A scrub that is said to run and has no job that could go on. ``job`` is the dead one; None: it was discarded."""
+
+    run: int
+    error: str
+    job: JobRow | None
+
+    @property
+    def finish(self) -> Finish | None:
+        """Ends the dead job, for who ends the scrub: it must not run then."""
+        if self.job is None:
+            return None
+        return Finish(job=self.job.id, lease=self.job.lease, expect="dead", error=self.job.error)
 
 
 class Scrubber:
@@ -70,7 +103,7 @@ class Scrubber:
         health: StoreHealth,
         ledger: DebtLedger,
         door: Door,
-        streams: Streams,
+        streams: Kept,
         log_: Log,
         deciders: Deciders,
         clock: Clock,
@@ -93,14 +126,30 @@ class Scrubber:
     async def begin(
         self, actor: str, options: ScrubOptions, idempotency: Idempotency | None = None
     ) -> Receipt:
-        """Begin a scrub; raises Conflict ``scrub-running``, Refused ``orphans-too-young``."""
-        command = BeginScrub(at_ms=self._clock.now_ms(), actor=actor, options=options)
-        return await self._submit(command, actor, idempotency=idempotency)
+        """Begin a scrub, instead of one that has failed; raises Conflict ``scrub-running``, Refused
+        ``orphans-too-young``."""
+        failed = await self.failure()
+        command = BeginScrub(
+            at_ms=self._clock.now_ms(),
+            actor=actor,
+            options=options,
+            failed_run=failed.run if failed else 0,
+        )
+        finish = failed.finish if failed else None
+        return await self._submit(command, actor, finish, idempotency)
 
     async def begin_if_idle_since(self, since_ms: int) -> None:
-        """Begin one unless one has begun after ``since_ms``."""
-        command = BeginScrub(at_ms=self._clock.now_ms(), actor=self._actor, idle_since_ms=since_ms)
-        await self._submit(command)
+        """Begin one unless one has begun after ``since_ms``, or still runs."""
+        if (await self.state()).begun_ms > since_ms:
+            return
+        failed = await self.failure()
+        command = BeginScrub(
+            at_ms=self._clock.now_ms(),
+            actor=self._actor,
+            idle_since_ms=since_ms,
+            failed_run=failed.run if failed else 0,
+        )
+        await self._submit(command, finish=failed.finish if failed else None)
 
     async def pause(self, actor: str, idempotency: Idempotency | None = None) -> Receipt:
         """Let it rest after the step under way."""
@@ -113,9 +162,10 @@ class Scrubber:
         return await self._submit(command, actor, idempotency=idempotency)
 
     async def stop(self, actor: str, idempotency: Idempotency | None = None) -> Receipt:
-        """Give it up."""
+        """Give it up, and its job where that is dead."""
+        failed = await self.failure()
         command = StopScrub(at_ms=self._clock.now_ms(), actor=actor)
-        return await self._submit(command, actor, idempotency=idempotency)
+        return await self._submit(command, actor, failed.finish if failed else None, idempotency)
 
     async def state(self) -> Scrub:
         """The newest scrub."""
@@ -124,6 +174,29 @@ class Scrubber:
             return Scrub()
         scrub: Scrub = self._deciders.decode_state(KIND, row.state)
         return scrub
+
+    async def failure(self) -> Failed | None:
+        """Why the scrub cannot go on by itself although it is said to run; None: it can, or there is none."""
+        before = await self.state()
+        if before.label != "running":
+            return None
+        groups = [g for g in await self._streams.job_groups() if g.kind in _JOBS]
+        if any(g.state != "dead" for g in groups) or await self.state() != before:
+            return None  # a step is recorded together with the next one's job
+        job = await self._dead(before.run) if groups else None
+        return Failed(before.run, job.error if job is not None else DISCARDED, job)
+
+    async def _dead(self, run: int) -> JobRow | None:
+        after = 0
+        for _ in range(DEAD_PAGES):
+            rows = await self._streams.jobs(TENANT, state="dead", after=after, limit=DEAD_PAGE)
+            for row in rows:
+                if row.kind in _JOBS and _job.decode(row.payload).run == run:
+                    return row
+            if len(rows) < DEAD_PAGE:
+                break
+            after = rows[-1].id
+        return None
 
     # -- jobs -------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Scrub: a walk over every copy of every blob, in steps that are each one job. Pure.
 
-    BeginScrub     -> ScrubBegun       the first step's job (refused while one runs)
+    BeginScrub     -> ScrubBegun       the first step's job (refused while one runs; one whose job is dead is stopped)
     NoteStep       -> ScrubStepped     what one step found; the next step's job, or that of the last part
     NoteReferences -> ScrubEnded       what the log refers to and nobody has, and what nobody refers to
     PauseScrub     -> ScrubPaused      no further step
@@ -148,11 +148,13 @@ class ScrubStopped(Event, frozen=True, kw_only=True):
 
 
 class BeginScrub(Command, frozen=True, kw_only=True):
-    """Begin a scrub. ``idle_since_ms``: only if none has begun since then (what a timer asks for)."""
+    """Begin a scrub. ``idle_since_ms``: only if none has begun since then (what a timer asks for). ``failed_run``: that
+    one has no job that could go on, and is begun anew (0: none)."""
 
     actor: str
     options: ScrubOptions = ScrubOptions()
     idle_since_ms: int | None = None
+    failed_run: int = 0
 
 
 class NoteStep(Command, frozen=True, kw_only=True):
@@ -265,10 +267,12 @@ class ScrubDecider:
 
 
 def _begin(command: BeginScrub, now: Scrub) -> Decision[ScrubEvent]:
+    has_failed = now.label == "running" and now.run == command.failed_run
+    is_busy = now.label != "idle" and not has_failed
     if command.idle_since_ms is not None:
-        if now.label != "idle" or now.begun_ms > command.idle_since_ms:
+        if is_busy or now.begun_ms > command.idle_since_ms:
             return Decision()
-    elif now.label != "idle":
+    elif is_busy:
         raise Conflict(
             "scrub-running",
             f"a scrub is {now.label}",
@@ -281,9 +285,12 @@ def _begin(command: BeginScrub, now: Scrub) -> Decision[ScrubEvent]:
             f"unreferenced blobs are deleted when they are at least {MIN_ORPHAN_AGE_S} s old",
             hint="A document on its way in is unreferenced for a moment.",
         )
-    run = now.run + 1
-    event = ScrubBegun(run=run, options=command.options, actor=command.actor, at_ms=command.at_ms)
-    return Decision(events=(event,), jobs=(NewJob(kind=STEP_JOB, payload=StepJob(run=run)),))
+    run, at_ms = now.run + 1, command.at_ms
+    begun = ScrubBegun(run=run, options=command.options, actor=command.actor, at_ms=at_ms)
+    events: tuple[ScrubEvent, ...] = (begun,)
+    if has_failed:
+        events = (ScrubStopped(run=now.run, actor=command.actor, at_ms=at_ms), begun)
+    return Decision(events=events, jobs=(NewJob(kind=STEP_JOB, payload=StepJob(run=run)),))
 
 
 def _stepped(command: NoteStep, now: Scrub) -> Decision[ScrubEvent]:

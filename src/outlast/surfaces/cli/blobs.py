@@ -96,6 +96,7 @@ def scrub(
 def _wait(cli: Invocation) -> None:
     import asyncio
 
+    from outlast.core.errors import Refused
     from outlast.surfaces.cli.client import Api
     from outlast.surfaces.cli.connect import call_site
     from outlast.surfaces.http.blobwire import BlobsView
@@ -103,11 +104,17 @@ def _wait(cli: Invocation) -> None:
     async def until_ended(api: Api) -> BlobsView:
         while True:
             view = await api.get(PATH, BlobsView)
-            if view.scrub.status == "idle":
+            if view.scrub.status in ("idle", "failed"):
                 return view
             await asyncio.sleep(WATCH_EVERY_S)
 
     view = call_site(cli, until_ended)
+    if view.scrub.status == "failed":
+        raise Refused(
+            "scrub-failed",
+            f"the scrub cannot go on: {view.scrub.error}",
+            hint="Mend the cause; then `outlast jobs list --state dead` and `jobs replay`, or begin a new one.",
+        )
     cli.show(view, lambda console: _print(console, view))
 
 
@@ -129,6 +136,7 @@ def _print(console: Console, view: BlobsView) -> None:
             when += f", {'ended' if scrub.complete else 'given up'} {short_time(scrub.ended)}"
         lines += [
             f"scrub   {scrub.status}, {when} (UTC)",
+            *([f"        {scrub.error}"] if scrub.error else []),
             f"        {tally.blobs} blobs, {tally.read_bytes / 1e6:.1f} MB read: {tally.missing} missing,"
             f" {tally.corrupt} corrupt, {tally.mended} mended, {tally.dead} damaged everywhere",
         ]

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from outlast.core.clock import iso
 from outlast.core.commit import Receipt
 from outlast.core.errors import Refused
+from outlast.core.replicas.scrub import Failed
 from outlast.core.replicas.scrubmodel import STREAM, Scrub, ScrubOptions
 from outlast.surfaces.http import headers as header
 from outlast.surfaces.http.accept import as_text, receipt_headers, receipt_view
@@ -25,11 +26,13 @@ PATH = "/v1/blobs"
 async def show(call: Call) -> Response:
     """GET /v1/blobs"""
     site = call.ctx.site
+    scrubber = site.blobs.scrubber
+    scrub, failed = await scrubber.state(), await scrubber.failure()
     answer = BlobsView(
         stores={name: s.__struct_config__.tag for name, s in site.config.blobs.items()},  # type: ignore[misc]  # tags are text here
         health=site.blobs.snapshots(),
         owed=max(0, site.blobs.owed),
-        scrub=_view(await site.blobs.scrubber.state()),
+        scrub=_view(scrub, failed if failed and failed.run == scrub.run else None),
     )
     return json_answer(answer)
 
@@ -84,9 +87,9 @@ async def _accepted(call: Call, receipt: Receipt) -> Response:
     return json_answer(answer, 200, as_text(receipt_headers(receipt, shown, prefer)))
 
 
-def _view(scrub: Scrub) -> ScrubView:
+def _view(scrub: Scrub, failed: Failed | None) -> ScrubView:
     return ScrubView(
-        status=scrub.label,
+        status="failed" if failed else scrub.label,
         run=scrub.run,
         part=scrub.part,
         after=scrub.after,
@@ -96,4 +99,5 @@ def _view(scrub: Scrub) -> ScrubView:
         tally=scrub.tally,
         findings=scrub.findings,
         references=scrub.references,
+        error=failed.error if failed else "",
     )

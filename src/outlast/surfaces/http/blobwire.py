@@ -12,9 +12,10 @@ from outlast.core.routing.health import ProviderSnapshot
 
 class ScrubView(msgspec.Struct, frozen=True, kw_only=True):
     """The newest scrub. ``part`` is what it does next; ``after`` the name it has come to; ``findings`` are copies
-    that are not mended."""
+    that are not mended. ``failed``: its job is dead, ``error`` says why; it goes on when the job is replayed, and a new one
+    can begin."""
 
-    status: Literal["idle", "running", "paused"]
+    status: Literal["idle", "running", "paused", "failed"]
     run: int
     part: Literal["copies", "references"]
     after: str
@@ -24,6 +25,7 @@ class ScrubView(msgspec.Struct, frozen=True, kw_only=True):
     tally: Tally
     findings: tuple[Finding, ...]
     references: References
+    error: str = ""
 
 
 class BlobsView(msgspec.Struct, frozen=True, kw_only=True):
