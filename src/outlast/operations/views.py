@@ -102,7 +102,7 @@ def status(
         site=site,
         version=version,
         at_ms=at_ms,
-        verdict=_verdict(works, signers),
+        verdict=_verdict(works, signers, blob_stores),
         mode=current.label,
         mode_since_ms=current.since_ms,
         mode_by_hand=current.held,
@@ -128,8 +128,10 @@ def out_of_use(snapshots: tuple[ProviderSnapshot, ...]) -> tuple[tuple[str, ...]
     return ejected, disabled
 
 
-def _verdict(mode: Mode, signers: tuple[ProviderSnapshot, ...]) -> Verdict:
-    if mode == "read-only":
+def _verdict(
+    mode: Mode, signers: tuple[ProviderSnapshot, ...], blob_stores: tuple[ProviderSnapshot, ...]
+) -> Verdict:
+    if mode == "read-only" or (blob_stores and not any(usable(s) for s in blob_stores)):
         return "outage"
     if signers and not any(usable(s) for s in signers):
         return "partial-outage"

@@ -22,7 +22,7 @@ from outlast.core.replicas.debts import DebtLedger, Door, Settler
 from outlast.core.replicas.health import StoreHealth
 from outlast.core.replicas.model import CHECK_JOB, JOB_PREFIX, job_kind
 from outlast.core.replicas.scrub import Scrubber
-from outlast.core.replicas.store import ReplicatedBlobs
+from outlast.core.replicas.store import CALL_S, ReplicatedBlobs
 from outlast.core.routing.health import ProviderSnapshot
 from outlast.core.routing.router import Router
 from outlast.core.store.port import JobRow, Store
@@ -166,8 +166,9 @@ class BlobPart:
         return {**settling, **self.scrubber.kinds()}
 
     async def run(self) -> None:
-        """Begin a scrub when one is due, until cancelled. A single store is scrubbed only when asked to: there is
+        """Ask every store once, then begin a scrub when one is due, until cancelled. A single store is scrubbed only when asked to: there is
         nothing to mend it from."""
+        await self.ask_all()
         while self._every_ms and len(self.stores) > 1:
             try:
                 await self.scrubber.begin_if_idle_since(self._clock.now_ms() - self._every_ms)
@@ -175,6 +176,19 @@ class BlobPart:
                 log.warning("cannot begin a scrub: %s", error)
             await asyncio.sleep(LOOK_EVERY_S)
         await asyncio.Event().wait()
+
+    async def ask_all(self) -> None:
+        """Have every store say whether it can be used: what refuses us is out of use before anybody's document meets
+        it."""
+        if self.replicas is not None:
+            await asyncio.gather(*(self._ask(name) for name in self.stores))
+
+    async def _ask(self, name: str) -> None:
+        try:
+            async with asyncio.timeout(CALL_S):
+                await self.health.watched(name, self.stores[name].check())
+        except (OutlastError, TimeoutError) as error:
+            log.warning("blob store %s: %s", name, str(error) or "no answer")
 
     def routers(self) -> tuple[tuple[Router, Mapping[str, BlobStore]], ...]:
         """The router over the stores and what it asks, under the names it knows them by."""

@@ -268,6 +268,21 @@ async def test_a_deletion_that_a_store_missed_is_owed() -> None:
     assert books.deletions == {"x": ("b",)}
 
 
+async def test_a_store_that_refuses_us_is_out_at_once_and_says_why() -> None:
+    """A wrong bucket is no bad luck: one answer takes the store out, and who is refused is told the store's reason."""
+    a, b = MemoryBlobs(), MemoryBlobs()
+    blobs, books = made(a=a, b=b)
+    b.down = Refused("bucket-not-found", "there is no bucket")
+    await blobs.put("one", pieces(body(10)))
+    assert books.owed == {"one": ("b",)}
+    assert (blobs.health.in_use("a"), blobs.health.in_use("b")) == (True, False)
+    a.down = Refused("credentials-refused", "no such key")
+    with pytest.raises(Unavailable, match=r"a: credentials-refused, b: ejected"):
+        await blobs.put("two", pieces(body(10)))
+    with pytest.raises(Unavailable, match=r"a: ejected \(credentials-refused\).*bucket-not-found"):
+        await blobs.check()
+
+
 async def test_what_a_disabled_store_may_have_is_not_gone() -> None:
     """Only when all stores say so is a blob gone; its readers would give up for good."""
     a, b = MemoryBlobs(), MemoryBlobs()

@@ -1,7 +1,8 @@
 """Which blob stores are in use now: a router over them, asked by name.
 
 A store is judged by how it answers once it has been given everything (a put) or has been asked (a get, until its
-first bytes): how long a large body takes to arrive is its sender's affair.
+first bytes): how long a large body takes to arrive is its sender's affair. One that refuses our credentials, or has no
+such bucket, is out at once: every call would be answered the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ RETRY_AFTER_S = 5.0
 """Suggested wait when no store can be used and none says when."""
 
 STORE_HEALTH = ProviderConfig(
-    breaker=BreakerConfig(check_first=True, stall_ms=STALL_MS, slow_call_ms=STALL_MS - 500),
+    breaker=BreakerConfig(
+        check_first=True,
+        stall_ms=STALL_MS,
+        slow_call_ms=STALL_MS - 500,
+        refusal_opens=True,
+    ),
     deadline=DeadlineConfig(max_ms=STALL_MS),
 )
 
@@ -106,6 +112,14 @@ class StoreHealth:
             raise
         self.finished(call)
         return result
+
+    def explained(self, out: Mapping[str, str]) -> dict[str, str]:
+        """``out`` of a plan, for people: with the code of each ejected store's last failure."""
+        last = {_store(s.provider): s.last_failure for s in self.router.snapshot()}
+        return {
+            name: f"{word} ({last[name]})" if word == "ejected" and last.get(name) else word
+            for name, word in out.items()
+        }
 
 
 def _store(provider: str) -> str:

@@ -105,7 +105,7 @@ class ReplicatedBlobs:
         if len(plan.use) < self._write_copies:
             for call in plan.use.values():
                 self.health.finished(call, asyncio.CancelledError())
-            raise none_in_use(plan.out)
+            raise none_in_use(self.health.explained(plan.out))
         fanout = Fanout(
             name,
             {store: self.stores[store] for store in plan.use},
@@ -237,7 +237,8 @@ class ReplicatedBlobs:
         """See BlobStore: whether a put would find enough stores."""
         usable = [store for store in self.stores if self.health.in_use(store)]
         if len(usable) < self._write_copies:
-            raise none_in_use(dict.fromkeys(self.stores.keys() - set(usable), "ejected"))
+            out = dict.fromkeys(self.stores.keys() - set(usable), "ejected")
+            raise none_in_use(self.health.explained(out))
 
     # -- inside -----------------------------------------------------------------------------------------------
 

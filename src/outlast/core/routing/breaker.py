@@ -20,8 +20,8 @@ from typing import Literal, NamedTuple
 import msgspec
 
 State = Literal["closed", "open", "half-open"]
-Verdict = Literal["success", "slow", "failure", "throttled", "neutral"]
-"""How a call speaks for its provider. ``throttled`` and ``neutral`` (the request was at fault, or we gave up)
+Verdict = Literal["success", "slow", "failure", "refused", "throttled", "neutral"]
+"""How a call speaks for its provider. ``refused`` is a failure that will not pass by itself. ``throttled`` and ``neutral`` (the request was at fault, or we gave up)
 say nothing about its health."""
 
 Purpose = Literal["call", "probe", "check", "last-resort"]
@@ -58,6 +58,9 @@ class BreakerConfig(msgspec.Struct, frozen=True, kw_only=True):
     check_first: bool = False
     """Half-open, only background checks probe it: no user's request pays for finding out. Set it where
     somebody runs those checks."""
+    refusal_opens: bool = False
+    """One refusal of our credentials, or of the place they are for, opens it at once. For providers where no single key
+    or object can be refused by itself."""
     last_resort_gap_ms: int = 250
     """Least time between two calls that are made although it is ejected. Does not hold for one ejected for
     slowness alone: a slow answer is better than none, and perhaps it is we who are slow."""
@@ -219,7 +222,10 @@ class Breaker:
     # -- rules -------------------------------------------------------------------------------------
 
     def _record_closed(self, permit: Permit, verdict: Verdict, now_ms: int) -> Transition | None:
-        if verdict == "failure":
+        if verdict == "refused" and self.config.refusal_opens:
+            self.consecutive += 1
+            return self._eject("refused", "it refuses our credentials or their place", now_ms)
+        if verdict in ("failure", "refused"):
             self.consecutive += 1
             if self._on_probation and permit.purpose == "call":
                 return self._eject("relapse", "its first call after the checks failed", now_ms)
@@ -247,7 +253,7 @@ class Breaker:
             self.limping = self.limping and verdict == "slow"
             if self.state == "open":
                 return None  # a last-resort call: the ejection runs on, its length unchanged
-            word = "failed" if verdict == "failure" else "was slow"
+            word = "was slow" if verdict == "slow" else "failed"
             text = f"a {permit.purpose} {word}"
             return self._eject("probe-failed", text, now_ms, limping=verdict == "slow")
         self._successes += 1
@@ -289,10 +295,10 @@ class Breaker:
     def _remember(self, verdict: Verdict, now_ms: int) -> None:
         calls = self._calls
         calls.append((now_ms, verdict))
-        self._failures += verdict == "failure"
+        self._failures += verdict in ("failure", "refused")
         self._slow += verdict == "slow"
         oldest_kept_ms = now_ms - self.config.window_ms
         while len(calls) > self.config.window_calls or calls[0][0] < oldest_kept_ms:
             _, gone = calls.popleft()
-            self._failures -= gone == "failure"
+            self._failures -= gone in ("failure", "refused")
             self._slow -= gone == "slow"

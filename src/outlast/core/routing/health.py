@@ -260,7 +260,7 @@ class ProviderHealth:
 
     def _verdict(self, outcome: Outcome, latency_ms: float) -> Verdict:
         if outcome.failed:
-            return "failure"
+            return "refused" if outcome.kind == "auth-refused" else "failure"
         if outcome.kind == "ok":
             return "slow" if latency_ms >= self.config.breaker.slow_call_ms else "success"
         return "throttled" if outcome.kind == "throttled" else "neutral"
