@@ -43,6 +43,24 @@ async def test_a_lost_key_is_not_replaced(tmp_path: Path, secret: str, code: str
         pass
 
 
+async def test_a_lost_database_is_not_replaced(tmp_path: Path) -> None:
+    """The log's folder without site.db: nothing is made beside it; with the log moved away a new site begins."""
+    data = tmp_path / "data"
+    async with open_site(at(data)) as site:
+        await site.publisher.begin()
+        await site.publisher.publish_once()
+    site_files = [path for path in data.iterdir() if path.name.startswith("site.")]
+    for path in site_files:
+        path.unlink()
+    assert await refusal(at(data)) == "database-lost"
+    assert not (data / "site.db").exists()
+    (data / "log" / "checkpoint").write_bytes(b"not a note")
+    assert await refusal(at(data)) == "database-lost"
+    (data / "log").rename(tmp_path / "log")
+    async with open_site(at(data)):
+        pass
+
+
 async def test_a_log_keeps_its_name(tmp_path: Path) -> None:
     """Renamed, a site would sign checkpoints that no verifier of its log accepts; an origin may be kept."""
     async with open_site(at(tmp_path / "data")) as site:

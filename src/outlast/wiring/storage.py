@@ -3,6 +3,9 @@
 Where there is a database already, its keys must be there too. SQLite shows that by its file, which is made after the
 keys; PostgreSQL, which several nodes share, by entries in its log, and it remembers what the first node's keys were:
 a node with others would write what the rest cannot read, and fork the log.
+
+The other way round, a folder with a published log and no entries in the database is a site that lost its database:
+nothing is made in its place.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from outlast.core.clock import Clock
 from outlast.core.envelope import Entropy, RootKeys
-from outlast.core.errors import Refused
+from outlast.core.errors import Corrupt, Refused
+from outlast.core.log.archive import TileArchive
 from outlast.core.log.logkey import LogKey
 from outlast.core.store.port import Store
 from outlast.core.store.sqlite.engine import SqliteStore
@@ -60,6 +64,8 @@ async def _open_sqlite(config: Config, entropy: Entropy) -> AsyncIterator[Opened
     begun = database(config).exists()
     if begun:
         refuse_if_moved(read_mark(database(config)))
+    else:
+        _refuse_if_lost(config, "site.db is missing")
     root_keys, log_key = load_root_keys(config, entropy, begun), load_log_key(config, begun)
     store = await SqliteStore.open(database(config))
     try:
@@ -83,11 +89,30 @@ async def _open_postgres(
     try:
         refuse_if_moved(await read_pinned_mark(store))
         begun = (await store.head()).size > 0
+        if not begun:
+            _refuse_if_lost(config, "the database that [store] dsn_file names is empty")
         root_keys, log_key = load_root_keys(config, entropy, begun), load_log_key(config, begun)
         await pin_keys(store, config, log_key)
         yield Opened(store, root_keys, log_key, store.sessions)
     finally:
         await store.close()
+
+
+def _refuse_if_lost(config: Config, what: str) -> None:
+    """Raise Refused ``database-lost`` where this folder's log has entries: a new database would fork it."""
+    directory = config.data / "log"
+    try:
+        size = TileArchive(directory).size
+    except (Corrupt, Refused):
+        size = 1  # an unreadable checkpoint is one all the same
+    if size:
+        raise Refused(
+            "database-lost",
+            f"{what}, and {directory} holds the published log of a site",
+            hint="Restore the database from its backup. For a new site under new keys, on purpose: move log and secrets"
+            " out of the data folder.",
+            scope="site",
+        )
 
 
 def need_driver() -> None:
