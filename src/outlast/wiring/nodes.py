@@ -40,6 +40,7 @@ NAME_WAIT_S = 15.0
 to find out that a machine is gone."""
 NAME_LOOK_S = 0.25
 _PROCESS_CHARS = 8
+_NAME_FILE = "node"
 
 
 class Me(NamedTuple):
@@ -76,9 +77,21 @@ def who_am_i(chosen: str, site: str, data: Path, process: str, *, is_shared: boo
     return Me(chosen or _kept_name(data, process), process, True)
 
 
+def known_name(chosen: str, data: Path, *, is_shared: bool) -> str:
+    """A node's own name as far as it is known before the site is opened: chosen, or kept from an earlier start. Empty for
+    a site that is one process, and at the first start."""
+    if chosen or not is_shared:
+        return chosen
+    try:
+        kept = (data / _NAME_FILE).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""  # the start itself says what is wrong with it
+    return kept if NODE_NAME.fullmatch(kept) else ""
+
+
 def _kept_name(data: Path, fresh: str) -> str:
     """The name made from ``fresh`` at the first start and kept in the data folder."""
-    path = data / "node"
+    path = data / _NAME_FILE
     try:
         kept = path.read_text().strip()
     except FileNotFoundError:

@@ -235,7 +235,8 @@ async def open_site(config: Config, clock: Clock | None = None) -> AsyncIterator
             )
         sandbox = PdfSandbox(Bounds(workers=config.work.sandboxes or 2))
         with open_stores(config) as blobs:
-            async with sandbox, tracing(config, clock, entropy) as tracer:
+            own_name = me.node if me.is_shared else config.site.node
+            async with sandbox, tracing(config, clock, entropy, own_name) as tracer:
                 site = _assemble(
                     config,
                     clock,

@@ -114,12 +114,13 @@ class Exporter:
 
 @asynccontextmanager
 async def tracing(
-    config: Config, clock: Clock, entropy: Callable[[int], bytes]
+    config: Config, clock: Clock, entropy: Callable[[int], bytes], node: str = ""
 ) -> AsyncIterator[Tracer | None]:
     """A site's tracer; see `exporting`."""
     kinds = {n: str(p.__struct_config__.tag) for n, p in config.providers.items()}
     kinds |= dict.fromkeys(config.authorities, "rfc3161")
-    async with exporting(config.telemetry, config.site.name, clock, entropy, kinds) as tracer:
+    section, site = config.telemetry, config.site.name
+    async with exporting(section, site, clock, entropy, kinds, node) as tracer:
         yield tracer
 
 
@@ -130,9 +131,10 @@ async def exporting(
     clock: Clock,
     entropy: Callable[[int], bytes],
     kinds: dict[str, str] | None = None,
+    node: str = "",
 ) -> AsyncIterator[Tracer | None]:
     """A tracer whose spans are exported while the context lasts; None where no endpoint is configured. ``kinds`` tells
-    what kind of provider is behind a name.
+    what kind of provider is behind a name, ``node`` whose spans they are (empty: this process's, by host and id).
 
     Raises Refused ``telemetry-missing`` (the extra is not installed), ``config-invalid``, ``secret-unreadable``.
     """
@@ -146,7 +148,7 @@ async def exporting(
         callers_decide=section.callers_decide,
         kinds=kinds,
     )
-    export, shut = otlp(section, site, tracer)
+    export, shut = otlp(section, site, tracer, node)
     exporter = Exporter(tracer, export, shut)
     try:
         yield tracer
@@ -154,7 +156,9 @@ async def exporting(
         await asyncio.to_thread(exporter.close)
 
 
-def otlp(section: TelemetrySection, site: str, tracer: Tracer) -> tuple[Export, Callable[[], None]]:
+def otlp(
+    section: TelemetrySection, site: str, tracer: Tracer, node: str = ""
+) -> tuple[Export, Callable[[], None]]:
     """What sends spans to the configured collector, and what ends that."""
     url, headers = _endpoint(section), _headers(section)
     try:
@@ -184,7 +188,7 @@ def otlp(section: TelemetrySection, site: str, tracer: Tracer) -> tuple[Export, 
             "service.name": section.service_name,
             "service.version": __version__,
             "service.namespace": "outlast",
-            "service.instance.id": node_name(),
+            "service.instance.id": node or node_name(),
             "outlast.site": site,
         },
         SCHEMA_URL,

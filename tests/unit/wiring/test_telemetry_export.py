@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -13,9 +14,11 @@ import pytest
 from outlast.core.clock import SystemClock
 from outlast.core.errors import Refused
 from outlast.core.telemetry import Span, Tracer
+from outlast.testing.collector import running_collector
 from outlast.wiring import telemetry
 from outlast.wiring.config import Config, TelemetrySection, check
-from outlast.wiring.telemetry import BATCH_SPANS, Exporter, otlp
+from outlast.wiring.nodes import known_name, who_am_i
+from outlast.wiring.telemetry import BATCH_SPANS, Exporter, exporting, otlp
 
 
 def tracer(spans: int) -> Tracer:
@@ -124,3 +127,24 @@ def test_the_ratio_is_one() -> None:
     for ratio in (-0.1, 1.5, float("nan")):
         with pytest.raises(Refused, match="sample_ratio"):
             check(Config(telemetry=TelemetrySection(sample_ratio=ratio)))
+
+
+def test_spans_and_log_lines_go_by_the_nodes_own_name(tmp_path: Path) -> None:
+    """A shared site's node has a name of its own, kept in the data folder: the same in spans, in log lines and on the
+    status page. Before the first start, and for a site that is one process, there is none."""
+    assert known_name("", tmp_path, is_shared=True) == ""
+    me = who_am_i("", "site", tmp_path, "0123456789abcdef", is_shared=True)
+    assert known_name("", tmp_path, is_shared=True) == me.node == "node-89abcdef"
+    assert known_name("", tmp_path, is_shared=False) == ""
+    assert known_name("east", tmp_path, is_shared=False) == "east"
+
+    async def send(url: str) -> None:
+        section = TelemetrySection(endpoint=url, sample_ratio=1.0)
+        async with exporting(section, "site", SystemClock(), os.urandom, node=me.node) as made:
+            assert made is not None
+            made.begin("x").end()
+
+    with running_collector() as collector:
+        asyncio.run(send(collector.url))
+        (span,) = collector.named("x")
+    assert span.resource["service.instance.id"] == me.node

@@ -33,6 +33,7 @@ from outlast.surfaces.cli.hosting import options
 from outlast.surfaces.cli.invocation import Invocation
 from outlast.surfaces.http.server import BACKLOG, HttpServer, build_server
 from outlast.wiring.logs import log_to_stream
+from outlast.wiring.nodes import known_name
 from outlast.wiring.site import DEFAULT_TENANT, Site, open_site, run_site
 from outlast.wiring.telemetry import node_name
 
@@ -70,8 +71,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 def run(cli: Invocation, wish: Listen) -> None:
     """Serve until told to stop."""
-    telemetry = cli.config.telemetry
-    log_to_stream(telemetry.log, telemetry.log_level, cli.config.site.name, node_name())
+    config = cli.config
+    _log_as(
+        cli,
+        known_name(config.site.node, config.data, is_shared=bool(config.store.dsn_file)),
+    )
     check(wish)
     with contextlib.closing(listen(wish)) as listener:
         try:
@@ -80,6 +84,12 @@ def run(cli: Invocation, wish: Listen) -> None:
         finally:
             if wish.uds is not None:
                 wish.uds.unlink(missing_ok=True)
+
+
+def _log_as(cli: Invocation, node: str) -> None:
+    """Log lines from now on, under the node's own name where it has one."""
+    telemetry = cli.config.telemetry
+    log_to_stream(telemetry.log, telemetry.log_level, cli.config.site.name, node or node_name())
 
 
 def check(wish: Listen) -> None:
@@ -168,6 +178,8 @@ def _unusable(wish: Listen, error: OSError) -> Refused | Unavailable:
 
 async def _serve(cli: Invocation, wish: Listen, listener: socket.socket) -> None:
     async with open_site(cli.config) as site, _joined(site), asyncio.TaskGroup() as group:
+        if site.follower is not None:
+            _log_as(cli, site.nodes.node)  # made just now, at a first start
         await site.publisher.compare()  # a store that is not the log's accepts nothing
         loops = group.create_task(run_site(site), name="site")
         server = _server(site, wish)
