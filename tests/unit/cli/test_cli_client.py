@@ -190,3 +190,15 @@ def test_an_answer_of_something_else() -> None:
     with pytest.raises(Refused) as refused:
         Site(httpx2.Response(200, content=b"<html>")).call(get)
     assert refused.value.code == "answer-malformed"
+
+
+@pytest.mark.parametrize(
+    ("code", "named"), [("token-invalid", "OUTLAST_TOKEN"), ("not-a-pdf", "--cms"), ("other", "x")]
+)
+def test_hints_say_what_to_do_here(code: str, named: str) -> None:
+    """What the site says about HTTP headers is said in terms of this command line; other hints stay."""
+    site = Site(problem(401, code=code, hint="x: send `Authorization: Bearer`", retry="reauth"))
+    with pytest.raises(Refused) as caught:
+        site.call(lambda api: api.get("/v1/jobs", Answer))
+    assert named in caught.value.hint
+    assert ("Authorization" in caught.value.hint) == (code == "other")

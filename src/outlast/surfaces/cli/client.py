@@ -44,6 +44,20 @@ GONE = frozenset({"site-unreachable", "answer-lost"})
 CHUNK_BYTES = 256 * 1024
 
 
+_ASKED_ELSEWHERE = (
+    "A site elsewhere (--url) is asked with the token in the environment variable OUTLAST_TOKEN;"
+    " `outlast api-keys create` on the site's own machine makes one."
+)
+_HINTS = {
+    "token-missing": _ASKED_ELSEWHERE,
+    "token-invalid": _ASKED_ELSEWHERE,
+    "token-revoked": _ASKED_ELSEWHERE,
+    "token-expired": _ASKED_ELSEWHERE,
+    "not-a-pdf": "Give the PDF itself; --cms makes a detached signature of any file.",
+}
+"""Where the site's own hint says what to send over HTTP: what to do here."""
+
+
 class _Problem(msgspec.Struct):
     """The members of RFC 9457 problem details that matter here."""
 
@@ -268,7 +282,7 @@ def _error(response: httpx2.Response) -> OutlastError:
     return kind(
         problem.code,
         problem.detail,
-        hint=problem.hint,
+        hint=_HINTS.get(problem.code, problem.hint),
         retry=problem.retry,
         retry_after_s=problem.retry_after_s,
         scope=problem.scope,
