@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -231,12 +231,37 @@ def load_config(path: Path) -> Config:
             raw = file.read(MAX_CONFIG_BYTES + 1)
         if len(raw) > MAX_CONFIG_BYTES:
             raise _invalid(path, f"it has more than {MAX_CONFIG_BYTES} bytes")
-        config = msgspec.convert(tomllib.loads(raw.decode()), Config)
+        tables = tomllib.loads(raw.decode())
     except OSError as error:
         raise _invalid(path, error.strerror or "it cannot be read") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _invalid(path, str(error)) from error
+    try:
+        config = msgspec.convert(tables, Config)
+    except msgspec.ValidationError as error:
+        raise _invalid(path, _named(tables, error)) from error
     return check(resolved(config, path.parent))
+
+
+_KINDS: dict[str, tuple[object, ...]] = {
+    table: tuple(kind.__struct_config__.tag for kind in get_args(union))
+    for table, union in (("blobs", BlobStoreSection), ("providers", Provider))
+}
+
+
+def _named(tables: dict[str, object], error: msgspec.ValidationError) -> str:
+    """What is wrong, with the name of the table that it is in (msgspec says ``[...]``), and the kinds there are."""
+    for table in ("blobs", "providers", "authorities", "classes"):
+        parts = tables.get(table)
+        for name, part in parts.items() if isinstance(parts, dict) else ():
+            try:
+                msgspec.convert({table: {name: part}}, Config)
+            except msgspec.ValidationError as own:
+                text = str(own).replace("[...]", f".{name[:80]}", 1)
+                is_kind = ".kind`" in text or "field `kind`" in text
+                kinds = ", ".join(map(str, _KINDS.get(table, ())))
+                return f"{text}; kind can be {kinds}" if is_kind and kinds else text
+    return str(error)
 
 
 def check(config: Config) -> Config:

@@ -13,7 +13,7 @@ MAX_SECRET_BYTES = 64 * 1024
 
 def read_secret(path: Path) -> bytes:
     """A secret file's content without surrounding white space; raises Refused ``secret-unreadable`` (missing,
-    readable by others) naming the file but never its content."""
+    readable by others) naming the file with its path, but never its content."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode & 0o077
@@ -21,13 +21,13 @@ def read_secret(path: Path) -> bytes:
     except OSError as error:
         raise Refused(
             "secret-unreadable",
-            f"{path.name}: {error.strerror}",
+            f"{path}: {error.strerror}",
             hint="Check the path in the configuration and the file's permissions.",
         ) from error
     if mode:
         raise Refused(
             "secret-exposed",
-            f"{path.name} can be read by other users",
+            f"{path} can be read by other users",
             hint=f"chmod 600 {path}",
         )
     return content.strip()

@@ -72,7 +72,7 @@ def test_secret_and_ca_files_are_opened_by_the_check(tmp_path: pathlib.Path) -> 
     with pytest.raises(Refused, match="PEM"):
         check_stores(config)
     (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\n")
-    with pytest.raises(Refused, match="secret-unreadable"):
+    with pytest.raises(Refused, match=f"secret-unreadable: {tmp_path}/"):
         check_stores(config)
     for name in ("access", "secret"):
         (tmp_path / name).write_text("hidden")
@@ -95,3 +95,23 @@ def test_a_folder_with_documents_is_not_forgotten(tmp_path: pathlib.Path) -> Non
     site = SiteSection(data=str(tmp_path))
     with pytest.raises(Refused, match="blob-store-dropped"):
         check_stores(Config(site=site, blobs={"a": s3()}))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[blobs.here]\nkind = "filesystem"\n[blobs.main]\nkind = "gcs"', "$.blobs.main.kind`; kind can be filesystem, s3"),
+        ('[blobs.main]\nkind = "s3"', "`endpoint` - at `$.blobs.main`"),
+        ('[providers.hsm]\nkind = "x"', "$.providers.hsm.kind`; kind can be software, pkcs11, transit, remote"),
+        ('[providers.hsm]\non_premises = true', "kind can be software"),
+        ("[authorities.t]\nurll = 1", "$.authorities.t`"),
+        ("[site]\nnames = 1", "`names`"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_table_names_the_table(tmp_path: pathlib.Path, text: str, told: str) -> None:
+    """Which of several stores or providers is wrong, and what kinds there are."""
+    path = tmp_path / "outlast.toml"
+    path.write_text(text)
+    with pytest.raises(Refused) as refused:
+        load_config(path)
+    assert told in refused.value.message
