@@ -346,7 +346,10 @@ async def test_wrong_addresses_say_what_is_wrong(
 ) -> None:
     """Each mistake in the address has its own code, and none repeats the password."""
     good = postgres_server.dsn("nosuch")
-    assert (await _refusal(good)).code == "storage-missing"
+    lost = await _refusal(good)
+    assert (lost.code, "nosuch" in lost.message) == ("storage-missing", True)
+    odd = await _refusal(f"{good.replace('nosuch', 'postgres')}{'&' if '?' in good else '?'}foo=1")
+    assert (odd.code, "'foo'" in odd.message) == ("store-dsn-invalid", True), odd
     wrong = good.replace("test-only", "wrong-word")
     assert (await _refusal(wrong)).code == "storage-login"
     assert (await _refusal(good.replace("postgresql://", "mysql://"))).code == "store-dsn-invalid"

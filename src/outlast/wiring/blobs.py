@@ -61,7 +61,7 @@ class OpenStores(NamedTuple):
 
 @contextmanager
 def open_stores(config: Config) -> Iterator[OpenStores]:
-    """Open what is configured, closed at the end. Raises Refused ``blob-store-dropped``, ``storage-in-use``,
+    """Open what is configured, closed at the end. Raises Refused ``blob-store-dropped``, ``site-in-use``,
     ``s3-driver-missing``, ``secret-unreadable``, ``config-invalid``; object stores are not asked yet."""
     _check_dropped(config)
     reserve = config.storage.min_free_mb << 19
@@ -69,12 +69,28 @@ def open_stores(config: Config) -> Iterator[OpenStores]:
         stores: dict[str, BlobStore] = {}
         for name, section in config.blobs.items():
             if isinstance(section, FilesystemBlobStore):
-                folder = FilesystemBlobs(_directory(config, section), min_free_bytes=reserve)
+                folder = _open_folder(name, _directory(config, section), reserve)
                 stack.callback(folder.close)
                 stores[name] = folder
             else:
                 stores[name] = build_s3(name, section)
         yield OpenStores(stores, config.data, reserve)
+
+
+def _open_folder(name: str, directory: Path, reserve: int) -> FilesystemBlobs:
+    try:
+        return FilesystemBlobs(directory, min_free_bytes=reserve)
+    except Refused as error:
+        if error.code != "storage-in-use":
+            raise
+        # a site in a server's database has no file of its own whose lock would say so first
+        raise Refused(
+            "site-in-use",
+            f"another process is using {directory}, where this site's documents are (blob store {name!r})",
+            hint="Stop the other `outlast` process. A further node has a data folder of its own (--data), and documents in"
+            " an object store.",
+            scope="site",
+        ) from error
 
 
 def check_stores(config: Config) -> None:

@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
+from outlast.adapters.blob import filesystem
 from outlast.core.errors import Refused
-from outlast.wiring.blobs import are_shared, check_stores
+from outlast.wiring.blobs import are_shared, check_stores, open_stores
 from outlast.wiring.config import (
     Config,
     FilesystemBlobStore,
@@ -115,3 +116,17 @@ def test_a_mistake_in_a_table_names_the_table(tmp_path: pathlib.Path, text: str,
     with pytest.raises(Refused) as refused:
         load_config(path)
     assert told in refused.value.message
+
+
+def test_a_folder_in_use_is_a_site_in_use(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process over the same data folder is told so, not about a directory that it never named."""
+
+    def taken(path: pathlib.Path) -> None:
+        raise Refused("storage-in-use", f"another process uses {path.parent}")
+
+    monkeypatch.setattr(filesystem, "Owner", taken)
+    config = check(Config(site=SiteSection(data=str(tmp_path))))
+    with pytest.raises(Refused, match=r"site-in-use.*another process"), open_stores(config):
+        pass

@@ -7,6 +7,7 @@ Unknown. No message repeats the address of the server, which may have a password
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,28 @@ def invalid_address(why: str = "") -> Refused:
     )
 
 
+REFUSED_SETTINGS = (
+    asyncpg.UndefinedObjectError,
+    asyncpg.InvalidParameterValueError,
+    asyncpg.CantChangeRuntimeParamError,
+)
+"""What a server says to a setting that it was given at login and does not take."""
+_SETTING = re.compile(r'parameter "([A-Za-z0-9_.]{1,63})"')
+
+
+def invalid_setting(why: str) -> Refused:
+    """The DSN ends with a setting that the server does not take; its value is not repeated."""
+    found = _SETTING.search(why)
+    return Refused(
+        "store-dsn-invalid",
+        f"the database server does not take the setting {found[1]!r} of its address"
+        if found
+        else "the database server does not take a setting of its address",
+        hint="What follows ? and & in the address are asyncpg's options (sslmode, sslrootcert, …) and the server's settings.",
+        scope="site",
+    )
+
+
 def _by_state(error: asyncpg.PostgresError, committing: bool) -> OutlastError:
     state = error.sqlstate or ""
     if state == "40003" or (committing and state[:2] in _LOST_CLASSES):
@@ -138,7 +161,7 @@ def _refusal(error: asyncpg.PostgresError, state: str) -> Refused | None:
     if state == "3D000":
         return Refused(
             "storage-missing",
-            "there is no such database on the server",
+            f"there is no such database on the server: {error}",
             hint="CREATE DATABASE outlast OWNER outlast ENCODING 'UTF8' TEMPLATE template0;",
             scope="site",
         )

@@ -12,7 +12,12 @@ from typing import Any
 import asyncpg
 
 from outlast.core.errors import Refused
-from outlast.core.store.postgres.failure import invalid_address, translated
+from outlast.core.store.postgres.failure import (
+    REFUSED_SETTINGS,
+    invalid_address,
+    invalid_setting,
+    translated,
+)
 from outlast.core.store.postgres.primary import Primary, Session
 
 MIN_SERVER = 150_000
@@ -65,6 +70,10 @@ async def connect_writer(
             connection = await primary.connect({**_COMMON, **WRITER_SETTINGS})
         except ValueError as error:
             raise invalid_address(str(error)) from None
+        except (
+            REFUSED_SETTINGS
+        ) as error:  # ours are known to every server: it is one of the address
+            raise invalid_setting(str(error)) from None
     try:
         await verify_settings(connection, queries, allow_unsafe=allow_unsafe)
     except BaseException:
