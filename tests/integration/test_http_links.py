@@ -34,6 +34,7 @@ async def test_a_document_is_downloaded_without_a_key(http_site) -> None:  # typ
         assert got.headers["content-disposition"].startswith("attachment")
     third = await stranger.get(link["url"])
     assert (third.status_code, code_of(third)) == (410, "link-used-up")
+    assert " of " in third.json()["detail"]
     key = StreamKey("default", KIND, link["id"])
     leaves = [json.loads(leaf) for _, leaf in await http_site.site.store.stream_entries(key)]
     assert [leaf["type"] for leaf in leaves] == [

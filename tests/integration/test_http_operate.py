@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from outlast.core.pki import certificate_pem
+from outlast.core.replicas.health import StoreHealth
 from outlast.wiring.embedded import certify, site_authority
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +67,17 @@ async def test_disabled_provider_holds_work_until_enabled(http_site: Any) -> Non
     await http_site.client.post("/v1/providers/local:enable", json={"reason": "test over"})
     done = await http_site.client.get(url, headers={"prefer": "wait=30"})
     assert done.json()["status"] == "completed", done.text
+
+
+async def test_blob_stores_are_listed_with_the_providers(
+    http_site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are disabled and enabled like providers, so their names must be found beside them."""
+    assert (await http_site.client.get("/v1/providers")).json()["blob_stores"] == []
+    health = StoreHealth(["a", "b"], http_site.site.clock)
+    monkeypatch.setattr(http_site.site.blobs, "snapshots", health.router.snapshot)
+    listed = (await http_site.client.get("/v1/providers")).json()["blob_stores"]
+    assert [store["provider"] for store in listed] == ["blobs.a", "blobs.b"]
 
 
 async def test_unknown_provider(http_site: Any) -> None:

@@ -178,7 +178,7 @@ class LinkDecider:
             if state.used >= state.uses:
                 raise Refused(
                     "link-used-up",
-                    f"this link was for {state.uses} uses",
+                    f"this link has been used {state.used} of {state.uses} times",
                     hint="Ask for a new one.",
                 )
             return Decision(events=(LinkUsed(use=state.used + 1, at_ms=command.at_ms),))

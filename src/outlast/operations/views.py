@@ -51,14 +51,14 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The page, as ``node`` sees it: counts and log are the site's, mode, providers and disk its own. ``reasons`` are
-    why the mode would be entered now; ``mode_reasons`` why it was."""
+    why the mode would be entered now; ``mode_reasons`` why it was. ``mode_since_ms`` None: it was never another."""
 
     site: str
     version: str
     at_ms: int
     verdict: Verdict
     mode: Mode
-    mode_since_ms: int
+    mode_since_ms: int | None
     mode_by_hand: bool
     mode_reasons: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -104,7 +104,7 @@ def status(
         at_ms=at_ms,
         verdict=_verdict(works, signers, blob_stores),
         mode=current.label,
-        mode_since_ms=current.since_ms,
+        mode_since_ms=current.since_ms or None,
         mode_by_hand=current.held,
         mode_reasons=current.reasons,
         reasons=asked.reasons,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from outlast.core.log.archive import TileArchive
+from outlast.core.log.checkpoint import sign_checkpoint
+from outlast.core.log.logkey import LogKey
 from outlast.core.store.postgres.failure import invalid_address, translate
 from outlast.surfaces.cli.main import main
 
@@ -78,3 +82,15 @@ def test_why_there_is_no_connection_is_told() -> None:
     refused = translate(ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 1)"))
     assert "('127.0.0.1', 1)" in refused.message
     assert translate(TimeoutError()).message.endswith("TimeoutError")
+
+
+def test_a_log_that_ends_before_the_first_entry_asked_for_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing printed could as well be a log that was not found."""
+    key = LogKey.generate("log.test/x")
+    (folder / "log").mkdir()
+    empty = sha256(b"").digest()
+    TileArchive(folder / "log").publish(sign_checkpoint(key.name, 0, empty, key.signers, time_s=1))
+    assert main(["log", "show", "--log", str(folder / "log"), "--from", "7"]) == 0
+    assert "has 0 entries, none from 7 on" in capsys.readouterr().err

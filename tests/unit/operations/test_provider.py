@@ -138,6 +138,7 @@ def test_status_page_says_what_is() -> None:
         limits=Limits(),
         signers=signers,
     )
+    assert page.mode_since_ms is None, "not the start of 1970"
     assert page.verdict == "partial-outage"
     assert page.reasons == ("provider-ejected: a", "provider-disabled: b")
     assert b'"verdict":"partial-outage"' in msgspec.json.encode(page)

@@ -51,6 +51,8 @@ def show_entries(
     archive = TileArchive(directory)
     size = archive.size
     at = max(0, size - (limit or LAST)) if start is None else min(start, size)
+    if start is not None and start >= size and not is_following:
+        cli.note(f"The published log has {size} entries, none from {start} on.")
     left = limit or sys.maxsize
     while True:
         end = min(archive.size, at + left)

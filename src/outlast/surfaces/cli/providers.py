@@ -26,7 +26,11 @@ def list_(cli: Invocation) -> None:
     page = call_site(cli, lambda api: api.get(PATH, ProviderPage))
     rows = [
         (s.provider, what, state_of(s), s.calls, s.failures, f"{s.p50_ms:.1f}", s.last_failure)
-        for what, snapshots in (("signs", page.signers), ("stamps", page.authorities))
+        for what, snapshots in (
+            ("signs", page.signers),
+            ("stamps", page.authorities),
+            ("keeps", page.blob_stores),
+        )
         for s in snapshots
     ]
     headings = ("provider", "does", "state", "calls", "failures", "p50 ms", "last failure")

@@ -61,9 +61,11 @@ async def _mode(call: Call) -> ModeView:
 
 async def providers(call: Call) -> Response:
     """GET /v1/providers"""
-    world = call.ctx.site.world
+    site = call.ctx.site
     page = ProviderPage(
-        signers=world.signer_router.snapshot(), authorities=world.authority_router.snapshot()
+        signers=site.world.signer_router.snapshot(),
+        authorities=site.world.authority_router.snapshot(),
+        blob_stores=site.blobs.snapshots(),
     )
     return json_answer(page)
 

@@ -127,10 +127,12 @@ class ModeView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProviderPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Signing providers and timestamp authorities as routing sees them now, in this process."""
+    """Signing providers, timestamp authorities and blob stores (called ``blobs.NAME``; none where documents are in one
+    folder) as routing sees them now, in this process."""
 
     signers: tuple[ProviderSnapshot, ...]
     authorities: tuple[ProviderSnapshot, ...]
+    blob_stores: tuple[ProviderSnapshot, ...] = ()
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
