@@ -42,7 +42,7 @@ class Books:
         """See `Ledger`."""
         self.deletions[blob] = tuple(stores)
 
-    async def suspect(self, blob):  # type: ignore[no-untyped-def]
+    async def suspect(self, blob, missing=()):  # type: ignore[no-untyped-def]
         """See `Ledger`."""
         self.suspected.append(blob)
 

@@ -116,9 +116,10 @@ class DebtLedger:
         command = OweDeletion(at_ms=self._clock.now_ms(), blob=blob, stores=tuple(stores))
         await self._submit(blob, command)
 
-    async def suspect(self, blob: str) -> None:
+    async def suspect(self, blob: str, missing: tuple[str, ...] = ()) -> None:
         """See `Ledger`."""
-        await self._submit(blob, SuspectCopies(at_ms=self._clock.now_ms(), blob=blob))
+        command = SuspectCopies(at_ms=self._clock.now_ms(), blob=blob, missing=missing)
+        await self._submit(blob, command)
 
     async def settled(self, blob: str, store: str, want: str, finish: Finish | None = None) -> None:
         """``store`` is as wanted. Raises Refused ``copy-outdated`` when that is wanted no longer."""

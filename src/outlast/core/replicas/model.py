@@ -94,9 +94,10 @@ class SuspicionClosed(Event, frozen=True, kw_only=True):
 
 
 class SuspectCopies(Command, frozen=True, kw_only=True):
-    """Have all copies of a blob looked at."""
+    """Have all copies of a blob looked at, unless ``missing`` names all that is wrong and each of those is owed."""
 
     blob: str
+    missing: tuple[str, ...] = ()
 
 
 class CloseSuspicion(Command, frozen=True, kw_only=True):
@@ -224,6 +225,8 @@ def _owe_deletion(command: OweDeletion, now: Copies) -> Decision[CopiesEvent]:
 def _suspect(command: SuspectCopies, now: Copies) -> Decision[CopiesEvent]:
     if now.suspected or now.want == "deleted":
         return Decision()
+    if command.missing and set(command.missing) <= set(now.owed):
+        return Decision()  # as is known: it will get there
     event = CopySuspected(blob=command.blob, at_ms=command.at_ms)
     job = NewJob(kind=CHECK_JOB, payload=CheckJob(blob=command.blob))
     return Decision(events=(event,), jobs=(job,))

@@ -75,8 +75,9 @@ class Ledger(Protocol):
         are not any more."""
         ...
 
-    async def suspect(self, blob: str) -> None:
-        """A copy was found wrong or missing when it was read: have all of them looked at."""
+    async def suspect(self, blob: str, missing: tuple[str, ...] = ()) -> None:
+        """A copy was found wrong or missing when it was read: have all of them looked at. Where nothing is wrong but that
+        the stores named ``missing`` have none, and each of them is owed one, nothing is done."""
         ...
 
 
@@ -183,7 +184,7 @@ class ReplicatedBlobs:
 
     async def get(self, name: str, offset: int = 0) -> AsyncIterator[bytes]:
         """See BlobStore. Goes on at the next store, from where it is, when one fails on the way."""
-        failures: list[OutlastError] = []
+        failures: dict[str, OutlastError] = {}
         given = 0
         for store in self.health.order():
             stream = self._watched(store, self.stores[store].get(name, offset + given))
@@ -193,21 +194,23 @@ class ReplicatedBlobs:
                         given += len(piece)
                         yield piece
                 except OutlastError as error:
-                    failures.append(error)
+                    failures[store] = error
                     continue
-                if any(_is_damage(error) for error in failures):
-                    await self.suspect(name)
+                wrong = {s: error for s, error in failures.items() if _is_damage(error)}
+                if wrong:
+                    is_missing = not any(isinstance(error, Corrupt) for error in wrong.values())
+                    await self.suspect(name, tuple(wrong) if is_missing else ())
                 return
-        raise self._worst(name, failures)
+        raise self._worst(name, list(failures.values()))
 
     def copies(self, name: str) -> list[AsyncIterator[bytes]]:
         """The blob from each store alone, best first, for a reader that found what `get` gave wrong."""
         return [self.stores[store].get(name) for store in self.health.order()]
 
-    async def suspect(self, name: str) -> None:
+    async def suspect(self, name: str, missing: tuple[str, ...] = ()) -> None:
         """Have all copies of a blob looked at soon. Raises nothing: a reader has its answer already."""
         try:
-            await self._ledger.suspect(name)
+            await self._ledger.suspect(name, missing)
         except OutlastError as error:
             log.warning("blob %s has a bad copy, and that is not on record: %s", name, error)
 
