@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -75,9 +76,8 @@ async def serve_signer(
     listener = _listen(config.host, config.port)
     try:
         if on_listening is not None:
-            # the socket listens already: whoever connects now waits in its queue for uvicorn
             host, port = listener.getsockname()[:2]
-            on_listening(host, port)
+            server.announce = partial(on_listening, host, port)
         await server.serve(sockets=[listener])
     finally:
         listener.close()
@@ -149,6 +149,14 @@ class _Server(uvicorn.Server):
 
     uvicorn's own raises the signal again after serving, which would end the process before the signer is closed.
     """
+
+    announce: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Announce it once connections are taken, and signals too: whoever hears of it may end us at once."""
+        await super().startup(sockets)
+        if self.announce is not None:
+            self.announce()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import socket
 import threading
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -87,7 +88,7 @@ async def serve_tsa(
     try:
         if on_listening is not None:
             host, port = listener.getsockname()[:2]
-            on_listening(host, port)
+            server.announce = partial(on_listening, host, port)
         await server.serve(sockets=[listener])
     finally:
         listener.close()
@@ -95,6 +96,14 @@ async def serve_tsa(
 
 class _Server(uvicorn.Server):
     """uvicorn's server, but a signal to stop ends `serve` and nothing more: it would raise it again afterwards."""
+
+    announce: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Announce it once connections are taken, and signals too: whoever hears of it may end us at once."""
+        await super().startup(sockets)
+        if self.announce is not None:
+            self.announce()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
