@@ -266,6 +266,7 @@ def run_appliance(config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
 
+@pytest.mark.usefixtures("appliance")  # its configuration is what is changed here
 def test_wrong_configurations_end_with_status_2(site: Site, tmp_path: Path) -> None:
     """An unknown field, a readable secret, a missing certificate and a port in use each say what is wrong."""
     good = msgspec.json.decode((site.folder / "run" / "appliance.json").read_bytes())
