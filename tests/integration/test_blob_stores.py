@@ -183,6 +183,8 @@ async def test_both_stores_dead_refuses_cleanly(
         await until(lambda: is_signed(site, again))
 
 
+# obstore 0.12 panics ("no reactor running") while it drops a request that was given up; nothing of ours is left undone
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_store_that_hangs_does_not_hold_up_the_site(
     servers: tuple[SeaweedServer, SeaweedServer], tmp_path: Path
 ) -> None:

@@ -298,7 +298,12 @@ def test_operating_a_site(stranger: Stranger) -> None:
     states = {k["title"]: k["status"] for k in stranger.json("api-keys", "list")["items"]}
     assert states["reader"] == "revoked"
     assert stranger.json("jobs", "list", "--state", "dead")["items"] == []
-    shown = stranger.run("log", "show", "--from", "0").stdout
+    end = time.monotonic() + 10
+    shown = ""
+    while (
+        "access.key_revoked" not in shown and time.monotonic() < end
+    ):  # the log shows what is published
+        shown = stranger.run("log", "show", "--from", "0").stdout
     for event in ("signing.key_disabled", "operations.mode", "access.key_revoked"):
         assert event in shown
 
